@@ -1,0 +1,1 @@
+"""The admin listener: metrics, health of lbd itself, the JSON API."""

@@ -1,0 +1,1 @@
+"""The command line: `lbd -c`, `lbd check`, `lbd config`, `lbd demo`."""

@@ -1,0 +1,1 @@
+"""Configuration: text -> policies -> live objects."""

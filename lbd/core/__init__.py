@@ -1,0 +1,1 @@
+"""Reactor, timers, streams, signals, board. Knows nothing of HTTP."""

@@ -1,0 +1,83 @@
+"""What can go wrong, and who is to blame.
+
+    ProxyError        a request failed: whose side, a machine-readable reason, the status for the client, whether a retry is safe
+    ConfigError       one fault in the configuration: file, line, key, a sentence
+    ConfigErrors      all of them, raised at once
+    EnvironmentFault  the configuration is right but the machine says no: a port in use, an unwritable log
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum, IntEnum
+
+__all__ = ["ConfigError", "ConfigErrors", "EnvironmentFault", "Exit", "ProxyError", "Retry", "Side"]
+
+
+class Exit(IntEnum):
+    """The daemon's exit codes."""
+
+    OK = 0
+    FAULT = 1  # the environment: a port in use, a missing user, an unwritable log
+    CONFIG = 78  # EX_CONFIG of sysexits.h: the configuration is wrong; a supervisor should not restart us
+
+
+class Side(Enum):
+    """Who caused a failure."""
+
+    DOWNSTREAM = "downstream"
+    UPSTREAM = "upstream"
+    LBD = "lbd"
+
+
+class Retry(Enum):
+    """Whether the same request may be sent again after this failure."""
+
+    NEVER = "never"
+    UNSENT = "unsent"  # not one byte reached the upstream: safe for every method
+    REUSED_ONLY = "reused_only"  # a kept-alive connection died before any answer: safe for idempotent methods
+
+
+class ProxyError(Exception):
+    """A request that lbd must answer itself, or a connection that it must close.
+
+    `status` is for the client (0: nobody is left to answer); `reason` is the machine-readable word that goes to the
+    access log, to `lbd_rejected_total{reason}` and, when enabled, to the x-lbd-reason field; `message` is for a person.
+    """
+
+    def __init__(self, side: Side, reason: str, status: int, message: str, retry: Retry = Retry.NEVER) -> None:
+        super().__init__(message)
+        self.side = side
+        self.reason = reason
+        self.status = status
+        self.message = message
+        self.retry = retry
+
+    def __repr__(self) -> str:
+        return f"<ProxyError {self.side.value} {self.reason} {self.status}: {self.message}>"
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigError:
+    """One fault: `lb.toml:14: cluster.api.balence: unknown key; did you mean "balance"?`"""
+
+    file: str
+    line: int  # 1-based; 0 when the fault has no line
+    key: str  # dotted path; "" for the file as a whole
+    message: str
+
+    def __str__(self) -> str:
+        place = f"{self.file}:{self.line}" if self.line else self.file
+        return f"{place}: {self.key}: {self.message}" if self.key else f"{place}: {self.message}"
+
+
+class ConfigErrors(Exception):
+    """Every fault found in the configuration, in file and line order."""
+
+    def __init__(self, errors: list[ConfigError]) -> None:
+        self.errors = errors
+        super().__init__("\n".join(str(error) for error in errors))
+
+
+class EnvironmentFault(Exception):
+    """The machine refuses what a correct configuration asks for; exit code 1."""

@@ -1,0 +1,1 @@
+"""Built-in filters, on the hooks that users' filters use."""

@@ -1,0 +1,1 @@
+"""The master process: signals, sockets, workers, probes, reload."""
