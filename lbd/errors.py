@@ -1,9 +1,9 @@
 """What can go wrong, and who is to blame.
 
-    ProxyError        a request failed: whose side, a machine-readable reason, the status for the client, whether a retry is safe
-    ConfigError       one fault in the configuration: file, line, key, a sentence
-    ConfigErrors      all of them, raised at once
-    EnvironmentFault  the configuration is right but the machine says no: a port in use, an unwritable log
+ProxyError        a request failed: whose side, a machine-readable reason, the status for the client, whether a retry is safe
+ConfigError       one fault in the configuration: file, line, key, a sentence
+ConfigErrors      all of them, raised at once
+EnvironmentFault  the configuration is right but the machine says no: a port in use, an unwritable log
 """
 
 from __future__ import annotations

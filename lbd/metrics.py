@@ -36,20 +36,38 @@ REQUEST_DURATION = Metric(
     2, "lbd_request_duration_seconds", "histogram", ("listener", "route"),
     "From the first byte of a request to the last byte of its response.", 1_000_000, DURATION_BUCKETS,
 )  # fmt: skip
-ATTEMPTS = Metric(3, "lbd_upstream_attempts_total", "counter", ("cluster", "endpoint", "outcome"), "Tries at an endpoint: ok, or the reason of the failure.")
+ATTEMPTS = Metric(
+    3,
+    "lbd_upstream_attempts_total",
+    "counter",
+    ("cluster", "endpoint", "outcome"),
+    "Tries at an endpoint: ok, or the reason of the failure.",
+)
 UPSTREAM_DURATION = Metric(
     4, "lbd_upstream_duration_seconds", "histogram", ("cluster",),
     "From sending a request upstream to the head of its response.", 1_000_000, DURATION_BUCKETS,
 )  # fmt: skip
-CONNECTIONS_OPENED = Metric(5, "lbd_upstream_connections_opened_total", "counter", ("cluster", "endpoint"), "Connections made to an endpoint.")
-CONNECTIONS_REUSED = Metric(6, "lbd_upstream_connections_reused_total", "counter", ("cluster", "endpoint"), "Requests sent on a kept-alive connection.")
+CONNECTIONS_OPENED = Metric(
+    5, "lbd_upstream_connections_opened_total", "counter", ("cluster", "endpoint"), "Connections made to an endpoint."
+)
+CONNECTIONS_REUSED = Metric(
+    6, "lbd_upstream_connections_reused_total", "counter", ("cluster", "endpoint"), "Requests sent on a kept-alive connection."
+)
 UPSTREAM_CONNECTIONS = Metric(7, "lbd_upstream_connections", "gauge", ("cluster", "state"), "Connections to endpoints now, idle or active.")
 DOWNSTREAM_CONNECTIONS = Metric(8, "lbd_downstream_connections", "gauge", ("listener",), "Client connections now.")
 DOWNSTREAM_TOTAL = Metric(9, "lbd_downstream_connections_total", "counter", ("listener",), "Client connections accepted.")
 BYTES = Metric(10, "lbd_bytes_total", "counter", ("direction", "side"), "Bytes moved: direction in or out, side downstream or upstream.")
 RETRIES = Metric(11, "lbd_retries_total", "counter", ("reason",), "Attempts beyond the first, by the failure that led to them.")
 REJECTED = Metric(12, "lbd_rejected_total", "counter", ("reason",), "Answers that lbd made itself, and connections it refused, by reason.")
-LOOP_LAG = Metric(13, "lbd_loop_lag_seconds", "histogram", (), "How long one turn of the reactor kept everything else waiting.", 1_000_000, DURATION_BUCKETS)
+LOOP_LAG = Metric(
+    13,
+    "lbd_loop_lag_seconds",
+    "histogram",
+    (),
+    "How long one turn of the reactor kept everything else waiting.",
+    1_000_000,
+    DURATION_BUCKETS,
+)
 LOG_DROPPED = Metric(14, "lbd_log_lines_dropped_total", "counter", ("log",), "Lines of a log lost because its buffer was full.")
 FAULTS = Metric(15, "lbd_faults_total", "counter", ("where",), "Exceptions that lbd did not expect; each is a bug with a trace in the log.")
 
