@@ -2,23 +2,23 @@
 
 The plan of the house. Imports go down this list only (tests/test_layers.py walks them and fails otherwise):
 
-    cli         the command: lbd -c, check, config, demo; exit codes
-    master      one process: signals, sockets, workers' lives, probes, reload
+    cli         the command: run, check, config, reload, status, demo; exit codes
+    master      one process: signals, sockets, workers' lives, names and probes on their schedule, reload, upgrade
     admin       /metrics, /healthz, /readyz and the JSON API, served by the master
-    config      text (TOML with positions) -> schema (policies) -> build (live objects; the only factory)
-    discovery   where endpoints come from: static, DNS
-    worker      one worker process: listeners, applying a new table, drain
-    filters     built-in filters on the hooks that users' filters use
-    proxy       one request's life: exchange, retry (pure), HTTP/1 connection loop
+    config      text (TOML with positions) -> policies -> what they mean together; and back to TOML
+    discovery   where endpoints come from: literal addresses, names that DNS knows
+    worker      one worker process: applying a configuration, drain, logs; makes the live objects from policies
+    filters     built-in filters on the hooks that users' filters use (none yet)
+    proxy       a request's life: connection, exchange, retry (pure), both sides, bodies, forwarded fields, access log
     routing     a request -> a route: immutable, pure, indexed
-    cluster     endpoints, selectors, hash rings, health state, connection pool
-    wire        sans-io codecs: messages, HTTP/1
-    core        reactor, timers, streams, signals, the board of shared numbers
+    cluster     endpoints, selectors, health state, panic, connection pool
+    wire        sans-io codecs: messages, HTTP/1, HTTP/2, PROXY headers, TLS ClientHello
+    core        reactor, fibers, timers, streams, TLS, splice, the board of shared numbers
 
 `errors`, `policy` and `metrics` stand under all of them and import nothing of lbd.
 
-The modules named by setup.py's COMPILED may lie beside their sources as compiled twins. LBD_PURE=1 in the environment makes
-the import below prefer the sources; lbd.core.COMPILED tells which run.
+Modules with a .pxd beside them may be compiled (setup.py). LBD_PURE=1 in the environment makes the import below prefer the sources;
+lbd.core.COMPILED tells which run.
 """
 
 from __future__ import annotations

@@ -4,14 +4,19 @@ ProxyError        a request failed: whose side, a machine-readable reason, the s
 ConfigError       one fault in the configuration: file, line, key, a sentence
 ConfigErrors      all of them, raised at once
 EnvironmentFault  the configuration is right but the machine says no: a port in use, an unwritable log
+EnvironmentFaults several of them, raised at once
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum, IntEnum
+from typing import TYPE_CHECKING
 
-__all__ = ["ConfigError", "ConfigErrors", "EnvironmentFault", "Exit", "ProxyError", "Retry", "Side"]
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["ConfigError", "ConfigErrors", "EnvironmentFault", "EnvironmentFaults", "Exit", "ProxyError", "Retry", "Side"]
 
 
 class Exit(IntEnum):
@@ -34,8 +39,10 @@ class Retry(Enum):
     """Whether the same request may be sent again after this failure."""
 
     NEVER = "never"
-    UNSENT = "unsent"  # not one byte reached the upstream: safe for every method
+    UNSENT = "unsent"  # not one byte reached the upstream, or it says that it has looked at none: safe for every method
+    UNSENT_HERE = "unsent_here"  # as UNSENT, but the endpoint serves others: it only had done with that connection
     REUSED_ONLY = "reused_only"  # a kept-alive connection died before any answer: safe for idempotent methods
+    UNANSWERED = "unanswered"  # a new connection died before any answer: as REUSED_ONLY, but the endpoint itself is in doubt
 
 
 class ProxyError(Exception):
@@ -80,4 +87,25 @@ class ConfigErrors(Exception):
 
 
 class EnvironmentFault(Exception):
-    """The machine refuses what a correct configuration asks for; exit code 1."""
+    """The machine refuses what a correct configuration asks for; exit code 1.
+
+    `path` is the key that asks for it, () when none does; Config.describe() puts both key and place before the sentence.
+    """
+
+    def __init__(self, message: str, path: tuple[str | int, ...] = ()) -> None:
+        super().__init__(message)
+        self.path = path
+
+    def each(self) -> tuple[EnvironmentFault, ...]:
+        return (self,)
+
+
+class EnvironmentFaults(EnvironmentFault):
+    """Several faults, in the order in which they were met."""
+
+    def __init__(self, faults: Sequence[EnvironmentFault]) -> None:
+        super().__init__("\n".join(map(str, faults)))
+        self.faults = tuple(faults)
+
+    def each(self) -> tuple[EnvironmentFault, ...]:
+        return self.faults

@@ -68,7 +68,64 @@ LOOP_LAG = Metric(
     1_000_000,
     DURATION_BUCKETS,
 )
-LOG_DROPPED = Metric(14, "lbd_log_lines_dropped_total", "counter", ("log",), "Lines of a log lost because its buffer was full.")
+LOG_DROPPED = Metric(14, "lbd_log_lines_dropped_total", "counter", ("log",), "Lines of a log lost: not writable, or not fast enough.")
 FAULTS = Metric(15, "lbd_faults_total", "counter", ("where",), "Exceptions that lbd did not expect; each is a bug with a trace in the log.")
+TUNNELS = Metric(16, "lbd_tunnels", "gauge", ("listener",), "Connections now that have changed to another protocol, as WebSockets.")
+TUNNELS_OPENED = Metric(17, "lbd_tunnels_opened_total", "counter", ("listener",), "Connections that have changed to another protocol.")
+SESSIONS = Metric(
+    18, "lbd_sessions_total", "counter", ("listener", "route", "cluster", "outcome"),
+    "Connections carried as they are (TCP, TLS passthrough), by how they ended: ok, or the reason.",
+)  # fmt: skip
+HTTP2_STREAMS = Metric(20, "lbd_http2_streams", "gauge", ("listener",), "Requests of HTTP/2 clients at work now.")
+HTTP2_RESETS = Metric(21, "lbd_http2_resets_total", "counter", ("code",), "Streams of HTTP/2 clients that either side has reset.")
+HTTP2_GOAWAYS = Metric(22, "lbd_http2_goaways_total", "counter", ("code",), "Connections of HTTP/2 clients that lbd has ended.")
+GRPC_CALLS = Metric(
+    23, "lbd_grpc_calls_total", "counter", ("listener", "route", "cluster", "status"),
+    "gRPC calls, by the grpc-status that they ended with; none where nobody has said.",
+)  # fmt: skip
+
+TLS_HANDSHAKES = Metric(
+    25, "lbd_tls_handshakes_total", "counter", ("listener", "result"), "TLS handshakes with clients: ok, failed, timeout, plain."
+)
+
+# From 100 on: the master's own, which are on no board; it gives name, labels and value when it is scraped.
+BUILD_INFO = Metric(101, "lbd_build_info", "gauge", ("version", "compiled"), "Always 1; compiled is true where the compiled core runs.")
+CONFIG_GENERATION = Metric(
+    102, "lbd_config_generation", "gauge", (), "The configuration in force: 1 at the start, one more each good reload."
+)
+RELOADS = Metric(103, "lbd_reloads_total", "counter", ("result",), "Reloads, ok or failed; a failed one has changed nothing.")
+WORKER_RESTARTS = Metric(104, "lbd_worker_restarts_total", "counter", (), "Workers started in the place of one that died.")
+ENDPOINT_UP = Metric(
+    105, "lbd_endpoint_up", "gauge", ("cluster", "endpoint"), "1 while the health check holds the endpoint for up, or there is none."
+)
+ENDPOINT_INFLIGHT = Metric(
+    106, "lbd_endpoint_inflight", "gauge", ("cluster", "endpoint"), "Requests at the endpoint now, over all workers."
+)
+HEALTH_CHECKS = Metric(
+    107, "lbd_health_checks_total", "counter", ("cluster", "endpoint", "result"), "Active health checks: ok, or what was wrong."
+)
+RESOLUTIONS = Metric(108, "lbd_resolutions_total", "counter", ("host", "result"), "Lookups of endpoints' names: ok, empty or failed.")
+CPU_SECONDS = Metric(109, "process_cpu_seconds_total", "counter", ("process",), "User and system CPU time of lbd's processes.")
+RESIDENT_MEMORY = Metric(110, "process_resident_memory_bytes", "gauge", ("process",), "Resident memory.")
+OPEN_FDS = Metric(111, "process_open_fds", "gauge", ("process",), "Open file descriptors.")
+MAX_FDS = Metric(112, "process_max_fds", "gauge", ("process",), "The limit on open file descriptors.")
+START_TIME = Metric(113, "process_start_time_seconds", "gauge", ("process",), "When the process started, in seconds since the epoch.")
+SERIES_LOST = Metric(
+    114, "lbd_series_lost_total", "counter", (), "Series that found no room on the board; above 0 the numbers are not complete."
+)
+HEALTH_FLIPS = Metric(
+    115,
+    "lbd_health_flips_total",
+    "counter",
+    ("cluster", "endpoint", "to"),
+    "Endpoints that a health check took out (down) or brought back (up).",
+)
+
+CERTIFICATE_EXPIRY = Metric(
+    116, "lbd_certificate_expiry_timestamp_seconds", "gauge", ("listener", "name"), "When a certificate in use expires."
+)
+CERTIFICATE_RELOADS = Metric(
+    117, "lbd_certificate_reloads_total", "counter", ("result",), "Changed certificate files: ok where they are in use, failed if not."
+)
 
 CATALOGUE: dict[int, Metric] = {m.number: m for m in list(globals().values()) if isinstance(m, Metric)}

@@ -1,0 +1,37 @@
+cimport cython
+from libc.stdint cimport int64_t
+
+cdef class Board
+
+@cython.final
+cdef class Segment:
+    cdef object _head
+    cdef int64_t[::1] _inflight, _cells
+    cdef tuple _views
+    cdef object _writer
+    cdef dict _seen
+    cdef int64_t _seen_at
+    cdef Py_ssize_t _used, _inflight_at
+    cdef int _fd
+
+    cpdef add(self, Py_ssize_t cell, int64_t amount=*)
+    cpdef put(self, Py_ssize_t cell, int64_t value)
+    cpdef int64_t value(self, Py_ssize_t cell) except? -1
+    cpdef add_inflight(self, Py_ssize_t endpoint, int64_t delta)
+    cpdef int64_t inflight(self, Py_ssize_t endpoint) except? -1
+    cpdef clear_inflight(self)
+    @cython.locals(cells=list, sums=list, cell=Py_ssize_t, width=Py_ssize_t, i=Py_ssize_t)
+    cpdef totals(self, dict into)
+
+@cython.final
+cdef class Board:
+    cdef readonly int fd
+    cdef readonly Py_ssize_t slots, cells, endpoints, stride
+    cdef readonly object words
+    cdef int64_t[::1] _inflight
+    cdef list _segments
+
+    cpdef close(self)
+    cpdef Segment segment(self, Py_ssize_t slot)
+    @cython.locals(at=Py_ssize_t, total=int64_t)
+    cpdef int64_t inflight(self, Py_ssize_t endpoint) except? -1
