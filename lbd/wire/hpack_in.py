@@ -1,0 +1,57 @@
+"""Header blocks as they come, decoded by hpack (RFC 7541).
+
+Clients that ask the same again send the same few bytes, all of them references to the tables. What such a block meant it means as long
+as the dynamic table has not changed; so those are remembered, and cost a look-up where decoding costs a microsecond a field.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hpack.hpack import Decoder
+from hpack.table import HeaderTable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["FieldDecoder"]
+
+LONGEST = 128  # bytes of a block that is remembered: references are a byte or two each
+MOST = 64  # blocks
+
+
+class CountedTable(HeaderTable):
+    """hpack's dynamic table, and how often something has been added to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.changes = 0
+
+    def add(self, name: bytes, value: bytes) -> None:
+        self.changes += 1
+        super().add(name, value)
+
+
+class FieldDecoder:
+    """For one direction of one connection."""
+
+    __slots__ = ("_decoder", "_known", "_table")
+
+    def __init__(self, limit: int) -> None:
+        """`limit`: bytes of a header list (RFC 9113 6.5.2)."""
+        self._decoder = Decoder(max_header_list_size=limit)
+        self._table = self._decoder.header_table = CountedTable()
+        self._known: dict[bytes, Sequence[tuple[bytes, bytes]]] = {}
+
+    def decode(self, block: bytes) -> Sequence[tuple[bytes, bytes]]:
+        """hpack.HPACKError: it cannot be decoded, and no other can be either from now on."""
+        known = self._known.get(block)
+        if known is not None:
+            return known
+        before = self._table.changes
+        fields = tuple(self._decoder.decode(block, raw=True))
+        if self._table.changes != before or (block and block[0] & 0xE0 == 0x20):  # something was added, or the table resized
+            self._known.clear()
+        elif len(block) <= LONGEST and len(self._known) < MOST:
+            self._known[block] = fields
+        return fields
