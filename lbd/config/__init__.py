@@ -1,1 +1,1 @@
-"""Configuration: text -> policies -> live objects."""
+"""Configuration: text -> tree with places -> policies -> what they mean together; and back to text."""

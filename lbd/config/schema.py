@@ -1,43 +1,119 @@
-"""Every key there is: policies put together, and the loader that fills them from TOML."""
+"""Every key there is: the policies put together, and the way from a file to them.
+
+    load_config(path, environ) -> Config        or ConfigErrors, with every fault of every file
+
+Text becomes a tree (text.py), the tree becomes policies (fill.py), and then what they mean together is judged (rules.py).
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Annotated
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from lbd.cluster.cluster import ClusterPolicy
-from lbd.policy import Count, Duration
+from lbd.config.daemon import AdminPolicy, DaemonPolicy
+from lbd.config.fill import fill
+from lbd.config.grammar import check_name
+from lbd.config.positions import KeyPath, dotted
+from lbd.config.report import Report
+from lbd.config.rules import check
+from lbd.config.suggest import unknown_key
+from lbd.config.text import Document, read_document
+from lbd.config.units import kind_of
+from lbd.errors import ConfigError
 from lbd.proxy.listener import ListenerPolicy
 from lbd.worker.log import LogPolicy
 
-__all__ = ["AdminPolicy", "Config", "DaemonPolicy"]
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
 
+    from lbd.errors import EnvironmentFault
 
-@dataclass(frozen=True, slots=True)
-class DaemonPolicy:
-    """`[lbd]`."""
+__all__ = ["AdminPolicy", "Config", "DaemonPolicy", "load_config"]
 
-    workers: Annotated[int, Count(0, 256)] = 0  # TOML: "auto" (one per usable CPU) or a number
-    user: str = ""  # after binding, when started as root; "" keeps the user
-    group: str = ""  # "" is the user's own
-    drain_timeout: Annotated[float, Duration()] = 30.0
-
-
-@dataclass(frozen=True, slots=True)
-class AdminPolicy:
-    """`[admin]`."""
-
-    bind: str = "127.0.0.1:9901"  # "off" for none
-    token: str = ""  # required when bind is not loopback or a unix socket
+SECTIONS = ("lbd", "log", "admin", "listener", "cluster")
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """A whole valid configuration."""
+    """A whole valid configuration. Equal when it means the same, wherever it was read from."""
 
-    file: str
+    file: str = field(compare=False)
     lbd: DaemonPolicy = field(default_factory=DaemonPolicy)
     log: LogPolicy = field(default_factory=LogPolicy)
     admin: AdminPolicy = field(default_factory=AdminPolicy)
     listeners: tuple[ListenerPolicy, ...] = ()
     clusters: tuple[ClusterPolicy, ...] = ()
+    warnings: tuple[ConfigError, ...] = field(default=(), compare=False)
+    places: dict[KeyPath, str] = field(default_factory=dict, compare=False, repr=False)  # of what a machine may refuse
+
+    def describe(self, fault: EnvironmentFault) -> tuple[str, ...]:
+        """Each as if it were an error of the file: place, key, sentence."""
+        return tuple(f"{self.place_of(each.path)}: {dotted(each.path)}: {each}" if each.path else str(each) for each in fault.each())
+
+    def place_of(self, path: KeyPath) -> str:
+        """Where a key stands, or the table it would stand in."""
+        return next((self.places[path[:end]] for end in range(len(path), 0, -1) if path[:end] in self.places), self.file)
+
+
+def load_config(path: Path, environ: Mapping[str, str]) -> Config:
+    """ConfigErrors for a file that is wrong. What is merely odd is in `warnings`."""
+    document = read_document(path, environ)
+    report = Report(document)
+    config = fill_config(str(path), document, report)
+    if not document.errors:  # half a text would be blamed for what is in the other half
+        check(config, report)
+    report.raise_errors()
+    places = {path: str(place) for path, place in document.places.items() if is_refusable(path)}
+    return replace(config, warnings=report.warnings(), places=places)
+
+
+def is_refusable(path: KeyPath) -> bool:
+    """Users, files, ports: the places of these few are kept to be told by; endpoints and routes may be very many."""
+    return path[0] in ("lbd", "log", "admin") or path[2:3] == ("tls",) or (path[0] == "listener" and path[2:3] in ((), ("bind",)))
+
+
+def fill_config(file: str, document: Document, report: Report) -> Config:
+    tree = document.tree
+    for key in tree:
+        if key not in SECTIONS:
+            report.error((key,), unknown_key(key, (), SECTIONS))
+    return Config(
+        file,
+        fill(DaemonPolicy, tree.get("lbd", {}), ("lbd",), report),
+        fill(LogPolicy, tree.get("log", {}), ("log",), report),
+        fill(AdminPolicy, tree.get("admin", {}), ("admin",), report),
+        tuple(
+            with_route_names(fill(ListenerPolicy, table, path, report, name=name))
+            for name, path, table in named_tables(tree.get("listener", {}), "listener", report)
+        ),
+        tuple(
+            fill(ClusterPolicy, table, path, report, name=name)
+            for name, path, table in named_tables(tree.get("cluster", {}), "cluster", report)
+        ),
+    )
+
+
+def named_tables(tables: object, kind: str, report: Report) -> Iterator[tuple[str, KeyPath, object]]:
+    """[listener.NAME], [cluster.NAME]: (name, path, table)."""
+    if not isinstance(tables, dict):
+        report.error((kind,), f"must be tables with names, like [{kind}.web], not {kind_of(tables)}")
+        return
+    for name, table in tables.items():
+        path = (kind, name)
+        if not isinstance(table, dict):
+            report.error(path, f"must be a table, not {kind_of(table)}; a {kind} has a name of its own, as in [{kind}.web]")
+            continue
+        try:
+            check_name(name)
+        except ValueError as error:
+            report.error(path, str(error))
+        yield name, path, table
+
+
+def with_route_names(listener: ListenerPolicy) -> ListenerPolicy:
+    """route-1, route-2, ... in the order of the file, for those without a name."""
+    routes = tuple(replace(route, name=route.name or f"route-{number}") for number, route in enumerate(listener.routes, 1))
+    passthrough = tuple(replace(each, name=each.name or f"passthrough-{number}") for number, each in enumerate(listener.passthrough, 1))
+    return replace(listener, routes=routes, passthrough=passthrough)

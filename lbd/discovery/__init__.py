@@ -1,1 +1,1 @@
-"""Where endpoints come from."""
+"""Where endpoints come from: literal addresses, and names that the system's resolver knows."""

@@ -1,0 +1,32 @@
+"""The daemon's own settings: `[lbd]` and `[admin]`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from lbd.policy import Count, Duration
+
+__all__ = ["AdminPolicy", "DaemonPolicy"]
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonPolicy:
+    """`[lbd]`."""
+
+    workers: Annotated[int, Count(1, 256)] = 0  # TOML: "auto" (one per usable CPU; 0 here) or a number
+    # Whom workers become when lbd is started as root: they talk to strangers, and whoever breaks into one shall find no more rights than
+    # a stranger has. "root" stays.
+    user: str = "nobody"
+    group: str = ""  # "" is the user's own
+    drain_timeout: Annotated[float, Duration()] = 30.0  # how long a stop waits for what is being served
+    # Between /readyz turning 503 and the listeners closing: the time a load balancer in front needs to notice.
+    ready_delay: Annotated[float, Duration(zero="close at once")] = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class AdminPolicy:
+    """`[admin]`."""
+
+    bind: str = "127.0.0.1:9901"  # "off" for none
+    token: str = ""  # required when bind is not loopback or a unix socket
