@@ -1,4 +1,7 @@
-"""A listener: where connections come from and what they may do."""
+"""What a listener may be told: where connections come from and what they may do. proxy/listening.py obeys it.
+
+A file of its own, because the master needs the policies but none of what serves connections.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,12 @@ from dataclasses import dataclass, field
 from typing import Annotated
 
 from lbd.policy import Choice, Count, Duration, Size
+from lbd.proxy.tls_policy import ListenerTlsPolicy
+from lbd.routing.hello import PassthroughPolicy
 from lbd.routing.route import RoutePolicy
+from lbd.wire.http2_limits import Http2Limits
 
-__all__ = ["ForwardedPolicy", "ListenerLimits", "ListenerPolicy", "ListenerTimeouts"]
+__all__ = ["ForwardedPolicy", "Http2Policy", "ListenerLimits", "ListenerPolicy", "ListenerTimeouts", "ProxyProtocolPolicy", "http2_limits"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +34,22 @@ class ListenerLimits:
 class ListenerTimeouts:
     """`[listener.NAME.timeouts]`."""
 
+    handshake: Annotated[float, Duration(0.01)] = 10.0  # each of what comes before the first request: PROXY header, ClientHello, TLS
     head: Annotated[float, Duration(0.01)] = 10.0  # a whole request head, not each read of it: 408
     keepalive: Annotated[float, Duration(0.0, zero="no keep-alive")] = 75.0  # between requests
     body: Annotated[float, Duration(0.01)] = 60.0  # no byte of a request body moved: 408; none of a response: closed
     linger: Annotated[float, Duration(0.0)] = 2.0  # after an answer that closes: read on, so that the answer is not lost to a reset
+    # No byte either way after an upgrade. Long, for who cares pings; a short one (nginx: a minute) cuts conversations in their pauses.
+    tunnel_idle: Annotated[float, Duration(0.0, zero="no limit")] = 3600.0
+    tunnel_lifetime: Annotated[float, Duration(0.0, zero="no limit")] = 0.0  # of an upgraded connection, however busy
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyProtocolPolicy:
+    """`[listener.NAME.proxy_protocol]`: who may say, by a PROXY header, for whom it connects. proxy/proxied.py obeys it."""
+
+    trusted: tuple[str, ...] = ()  # addresses, networks, "unix:"; from others a header is refused
+    optional: bool = False  # trusted ones may come without a header
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,18 +63,51 @@ class ForwardedPolicy:
 
 
 @dataclass(frozen=True, slots=True)
+class Http2Policy:
+    """`[listener.NAME.http2]`."""
+
+    enabled: bool = True  # by ALPN, and in plain text for clients that know (RFC 9113 3.3)
+    max_streams: Annotated[int, Count(1, 65_535)] = 100  # of one connection at a time
+    # Bytes of request bodies held, of all streams of a connection together: fewer stuck uploads than this has windows hold up no other.
+    connection_window: Annotated[int, Size(65_535, 1 << 30)] = 1024 * 1024
+    max_age: Annotated[float, Duration(zero="no limit")] = 3600.0  # of a connection; then a GOAWAY, so that clients spread anew
+    max_resets: Annotated[int, Count(1)] = 500  # streams reset because of the client, within 10 s (CVE-2023-44487)
+
+
+@dataclass(frozen=True, slots=True)
 class ListenerPolicy:
     """`[listener.NAME]`."""
 
     name: str
     bind: tuple[str, ...]
-    protocol: Annotated[str, Choice(("http",))] = "http"
+    protocol: Annotated[str, Choice(("http", "tcp"))] = "http"
+    tls: ListenerTlsPolicy | None = None
+    redirect_to_https: bool = False  # every request is answered with 308 to the same URL with https
     cluster: str = ""  # shorthand for one catch-all route
     routes: tuple[RoutePolicy, ...] = ()  # TOML: [[listener.NAME.route]]
+    passthrough: tuple[PassthroughPolicy, ...] = ()  # TOML: [[listener.NAME.passthrough]]
+    proxy_protocol: ProxyProtocolPolicy | None = None
     backlog: Annotated[int, Count(1, 65535)] = 4096
     mode: str = "0660"  # of a unix socket's file
     reason_header: bool = False  # x-lbd-reason on every answer that lbd itself makes
+    upgrades: tuple[str, ...] = ("websocket",)  # protocols that a client may change to; bytes of others pass no proxy that cares
     half_close: Annotated[str, Choice(("abort", "allow"))] = "abort"  # a client that shuts down its sending side mid-exchange
     limits: ListenerLimits = field(default_factory=ListenerLimits)
     timeouts: ListenerTimeouts = field(default_factory=ListenerTimeouts)
     forwarded: ForwardedPolicy = field(default_factory=ForwardedPolicy)
+    http2: Http2Policy = field(default_factory=Http2Policy)
+
+
+def http2_limits(policy: ListenerPolicy) -> Http2Limits:
+    """What of it a connection of HTTP/2 has to obey."""
+    limits, http2 = policy.limits, policy.http2
+    return Http2Limits(
+        head=limits.head,
+        target=limits.target,
+        fields=limits.fields,
+        streams=http2.max_streams,
+        window=limits.window,
+        connection_window=http2.connection_window,
+        resets=http2.max_resets,
+        extended_connect=bool(policy.upgrades),
+    )

@@ -1,0 +1,89 @@
+"""Where a route's requests go and where they are counted."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lbd import metrics
+
+if TYPE_CHECKING:
+    from lbd.cluster.cluster import Cluster, TimeoutPolicy
+    from lbd.core.board import Segment
+    from lbd.metrics import Metric
+
+__all__ = ["Histogram", "Target"]
+
+LAST_OF_GRPC = 16  # of its statuses
+
+
+class Histogram:
+    """Counts durations in the board's cells: one cell a bucket, one above them all, one for the sum."""
+
+    __slots__ = ("_bounds", "_cells", "_first", "_sum")
+
+    def __init__(self, segment: Segment, metric: Metric, labels: tuple[str, ...]) -> None:
+        self._cells = segment.cells
+        self._bounds = metric.buckets
+        self._first = segment.series(metric.number, labels, metric.width)
+        self._sum = self._first + len(metric.buckets) + 1
+
+    def observe(self, seconds: float) -> None:
+        i = self._first
+        for bound in self._bounds:
+            if seconds <= bound:
+                break
+            i += 1
+        self._cells[i] += 1
+        self._cells[self._sum] += int(seconds * 1_000_000)
+
+
+class Target:
+    """A route's way to one cluster (none for answers of our own), with the timeouts that hold there; seconds, 0 is no limit."""
+
+    __slots__ = (
+        "_answered", "_called", "_cells", "_duration", "_labels", "_segment", "attempts_allowed", "cluster", "cluster_name",
+        "connect_timeout", "idle_timeout", "own_host", "response_timeout", "route_name", "send_proxy", "total_timeout", "upstream_duration",
+    )  # fmt: skip
+
+    def __init__(
+        self, segment: Segment, labels: tuple[str, str], cluster: Cluster | None, timeouts: TimeoutPolicy | None, duration: Histogram
+    ) -> None:
+        """`labels` are the listener's and the route's name."""
+        self.cluster = cluster
+        self.cluster_name = cluster.policy.name if cluster is not None else ""
+        self.attempts_allowed = cluster.policy.retry.attempts if cluster is not None else 0
+        # For HTTP/1.0 without Host: upstream we speak HTTP/1.1, which must have one (RFC 9112 3.2). nginx too takes this name.
+        self.own_host = self.cluster_name.encode()
+        self.route_name = labels[1]
+        self.send_proxy = cluster.policy.send_proxy if cluster is not None else ""
+        self.connect_timeout = timeouts.connect if timeouts is not None else 0.0
+        self.response_timeout = timeouts.response if timeouts is not None else 0.0
+        self.idle_timeout = timeouts.idle if timeouts is not None else 0.0
+        self.total_timeout = timeouts.total if timeouts is not None else 0.0
+        self._segment = segment
+        self._cells = segment.cells
+        self._labels = (*labels, self.cluster_name)
+        self._answered: dict[int, int] = {}  # status -> cell; at most one per status code that was ever sent
+        self._called: dict[int, int] = {}  # the same for calls of gRPC, by their own status
+        self._duration = duration
+        self.upstream_duration: Histogram = duration  # of the cluster; for answers of our own nobody asks
+        if cluster is not None:
+            self.upstream_duration = Histogram(segment, metrics.UPSTREAM_DURATION, (self.cluster_name,))
+
+    def answered(self, status: int, seconds: float) -> None:
+        """Counts one exchange; status 0 is one that nobody was left to hear the answer of."""
+        cell = self._answered.get(status, -1)
+        if cell < 0:
+            # An upstream may invent status codes; the metric's cardinality must not be its to choose.
+            code = str(status) if 100 <= status <= 599 or status == 0 else "other"
+            cell = self._answered[status] = self._segment.series(metrics.REQUESTS.number, (*self._labels, code), 1)
+        self._cells[cell] += 1
+        self._duration.observe(seconds)
+
+    def call_ended(self, status: int) -> None:
+        """Counts a call of gRPC, beside its exchange."""
+        cell = self._called.get(status, -1)
+        if cell < 0:
+            text = str(status) if 0 <= status <= LAST_OF_GRPC else "none" if status < 0 else "other"
+            cell = self._called[status] = self._segment.series(metrics.GRPC_CALLS.number, (*self._labels, text), 1)
+        self._cells[cell] += 1

@@ -1,0 +1,177 @@
+"""TLS towards downstreams: which certificate a client gets, and the handshake.
+
+Theory. A listener's Termination has an SSLContext for each certificate. A handshake begins with the first one's and changes to
+another's when the client has said whom it asks for (SNI): an exact name before a wildcard, the first certificate for everybody else,
+or nobody else's with `strict_sni`. A new certificate makes a new Termination; connections keep what they began with.
+
+What a client certificate says goes upstream in fields of our own, X-Client-Cert-*. Clients lose theirs of these names
+(proxy/forwarding.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ssl
+from typing import TYPE_CHECKING, Any
+
+from lbd.core.fiber import Expired
+from lbd.core.tls import TlsStream
+from lbd.core.tls_error import TlsError
+from lbd.proxy.answers import Answer, encode_answer
+from lbd.proxy.proxied import HANDSHAKE, receive_early
+from lbd.proxy.reasons import failure
+from lbd.proxy.tls_material import VERSIONS, load_pair
+
+if TYPE_CHECKING:
+    from lbd.proxy.connection import Connection
+    from lbd.proxy.listener import ListenerPolicy
+    from lbd.proxy.tls_material import TlsMaterial
+    from lbd.proxy.tls_policy import ListenerTlsPolicy
+
+__all__ = ["Termination", "identity_fields", "open_tls"]
+
+READ = 16 * 1024
+HANDSHAKE_RECORD = 0x16
+HELP = b"400 Bad Request\nThis port speaks TLS: write https:// in front of the address.\n"
+# RFC 4514, 3: the short names of what a subject may have.
+SHORT = {
+    "commonName": "CN", "localityName": "L", "stateOrProvinceName": "ST", "organizationName": "O", "organizationalUnitName": "OU",
+    "countryName": "C", "streetAddress": "STREET", "domainComponent": "DC", "userId": "UID",
+}  # fmt: skip
+
+
+class Termination:
+    """ssl.SSLError or ValueError: `material` is not fit for `policy`."""
+
+    def __init__(self, listener: ListenerPolicy, material: TlsMaterial) -> None:
+        policy = listener.tls
+        assert policy is not None
+        self._terms = (policy, listener.http2.enabled, material)
+        self._is_strict = policy.strict_sni
+        self._by_name: dict[str, ssl.SSLContext] = {}
+        self._protocols = [name for name in policy.alpn if listener.http2.enabled or name != "h2"]
+        contexts: list[ssl.SSLContext] = []
+        for pair in material.pairs:
+            context = self._context(policy, material.authorities)
+            load_pair(context, pair)
+            contexts.append(context)
+            for name in pair.names:
+                self._by_name.setdefault(name, context)
+        self.context = contexts[0]
+        self.context.sni_callback = self._choose
+        self.asks_clients = bool(material.authorities)
+
+    def is_for(self, listener: ListenerPolicy, material: TlsMaterial) -> bool:
+        return self._terms == (listener.tls, listener.http2.enabled, material)
+
+    def _context(self, policy: ListenerTlsPolicy, authorities: str) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = VERSIONS[policy.min_version]
+        context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
+        context.num_tickets = 1  # as Go's servers: a second one costs a twentieth of the handshake, and few clients use both
+        if policy.ciphers:
+            context.set_ciphers(policy.ciphers)
+        if self._protocols:
+            context.set_alpn_protocols(self._protocols)
+        if authorities:
+            context.load_verify_locations(cadata=authorities)
+            context.verify_mode = ssl.CERT_REQUIRED if policy.verify == "required" else ssl.CERT_OPTIONAL
+        return context
+
+    def find(self, name: str) -> ssl.SSLContext | None:
+        """For the name that a client asks for."""
+        name = name.lower().rstrip(".")
+        found = self._by_name.get(name)
+        if found is None:
+            _, dot, rest = name.partition(".")  # a wildcard stands for one label (RFC 6125, 6.4.3)
+            found = self._by_name.get(f"*.{rest}") if dot else None
+        return found
+
+    def _choose(self, tls: Any, name: str | None, _context: ssl.SSLContext) -> int | None:  # noqa: ANN401 - ssl's own
+        found = self.find(name) if name else None
+        if found is not None:
+            tls.context = found
+        elif self._is_strict:
+            return ssl.AlertDescription.ALERT_DESCRIPTION_UNRECOGNIZED_NAME
+        return None
+
+
+async def open_tls(connection: Connection) -> str:
+    """Puts a TlsStream in the place of the connection's stream; gives the protocol agreed on by ALPN, or "".
+
+    ProxyError: there will be no TLS; who spoke plain HTTP has been told so.
+    """
+    listener, stream, fiber = connection.listener, connection.stream, connection.fiber
+    assert listener.termination is not None
+    fiber.arm(listener.handshake_timeout, HANDSHAKE)
+    try:
+        await wait_for_first(connection)
+        if connection.early[0] != HANDSHAKE_RECORD:
+            refuse_plain(connection)
+        early, connection.early = connection.early, b""
+        tls = TlsStream(stream, listener.termination.context, "", None, early)
+        connection.stream = tls
+        await tls.handshake()
+    except Expired:
+        listener.shaken("timeout")
+        raise failure("tls_handshake_timeout", f"no whole handshake within {listener.handshake_timeout:g} s") from None
+    except TlsError as error:
+        listener.shaken("failed")
+        is_stranger = error.word == "CALLBACK_FAILED"  # all that _choose() can be refused by
+        sentence = "it asks for a name that no certificate is for, or for none (strict_sni)" if is_stranger else str(error.strerror)
+        raise failure("tls_handshake_failed", sentence) from None
+    except OSError as error:
+        listener.shaken("failed")
+        raise failure("tls_handshake_failed", f"the connection broke: {error.strerror}") from None
+    fiber.disarm()
+    listener.shaken("ok")
+    connection.scheme = b"https"
+    if listener.termination.asks_clients:
+        connection.identity = identity_fields(tls.ssl)
+    return tls.ssl.selected_alpn_protocol() or ""
+
+
+async def wait_for_first(connection: Connection) -> None:
+    """At least one byte in `early`."""
+    if not connection.early:
+        connection.early = await receive_early(connection, READ)
+        if not connection.early:
+            raise failure("tls_handshake_failed", "closed before the handshake")
+
+
+def refuse_plain(connection: Connection) -> None:
+    """Somebody forgot the "s"; what they see should say so, as far as they read HTTP/1."""
+    listener = connection.listener
+    listener.shaken("plain")
+    if connection.early[:1].isalpha():
+        answer = Answer(400, b"Content-Type: text/plain; charset=utf-8\r\nCache-Control: no-store\r\n", HELP, listener.wall_clock())
+        connection.stream.send(encode_answer(answer))
+        connection.stream.send_eof()
+    raise failure("plain_to_tls", f"the first bytes are no TLS: {connection.early[:16]!r}")
+
+
+def identity_fields(tls: ssl.SSLObject) -> bytes:
+    """Lines about the client's certificate for the upstream; NONE when it has shown none, and all others were checked."""
+    der = tls.getpeercert(binary_form=True)
+    if not der:
+        return b"X-Client-Cert-Verify: NONE\r\n"
+    told: dict[str, Any] = tls.getpeercert() or {}
+    subject = ",".join(
+        "+".join(f"{SHORT.get(name, name)}={escaped(value)}" for name, value in relative) for relative in reversed(told.get("subject", ()))
+    )
+    others = ",".join(f"{kind}:{escaped(str(value))}" for kind, value in told.get("subjectAltName", ()))
+    return b"X-Client-Cert-Verify: SUCCESS\r\nX-Client-Cert-Subject: %b\r\nX-Client-Cert-San: %b\r\nX-Client-Cert-Fingerprint: %b\r\n" % (
+        printable(subject),
+        printable(others),
+        hashlib.sha256(der).hexdigest().encode(),
+    )
+
+
+def escaped(value: str) -> str:
+    """RFC 4514, 2.4: what separates the parts must not be in one of them."""
+    return "".join(f"\\{letter}" if letter in ',+"\\<>;=' else letter for letter in value)
+
+
+def printable(text: str) -> bytes:
+    """As the value of a field; what a field must not have, and the percent sign, is percent-encoded UTF-8."""
+    return b"".join(b"%c" % byte if 0x20 <= byte < 0x7F and byte != 0x25 else b"%%%02X" % byte for byte in text.encode())
