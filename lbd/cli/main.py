@@ -1,0 +1,201 @@
+"""The command `lbd`: words to functions, functions to exit codes.
+
+    0    done
+    1    the machine says no: a port in use, a missing user, a daemon that does not answer; a reload that was refused
+    2    the command itself is wrong
+    78   the configuration is wrong (EX_CONFIG): a supervisor should not try again
+
+What is asked for goes to standard output, what is wrong to standard error, a line each. What a command needs is imported when it runs: `lbd
+check` is no place for a reactor.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from lbd import __version__
+from lbd.core import COMPILED
+from lbd.errors import ConfigErrors, EnvironmentFault, Exit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from lbd.config.schema import Config
+
+__all__ = ["DEFAULT_FILE", "main", "version_text"]
+
+DEFAULT_FILE = Path("/etc/lbd/lb.toml")
+WRONG_COMMAND = 2  # what argparse exits with
+EPILOG = """\
+lbd -c FILE              run; SIGHUP reloads, SIGTERM drains and stops, SIGUSR1 reopens the logs
+lbd check -c FILE        what is wrong with FILE, all of it: exit code 0, 78, or 1 for files that cannot be used
+lbd demo                 three origins and a balancer in front of them, to try with curl
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    parser = build_parser()
+    if not given:
+        parser.print_help(sys.stderr)
+        return WRONG_COMMAND
+    words = parser.parse_args(given)
+    act: Callable[[argparse.Namespace], int] = words.act
+    try:
+        code = int(act(words))
+        sys.stdout.flush()
+        return code
+    except ConfigErrors as faults:
+        for error in faults.errors:
+            print(error, file=sys.stderr)
+        return Exit.CONFIG
+    except EnvironmentFault as fault:
+        print(f"lbd: {fault}", file=sys.stderr)
+        return Exit.FAULT
+    except BrokenPipeError:  # `lbd config | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or the interpreter complains once more on its way out
+        return Exit.FAULT
+
+
+class Parser(argparse.ArgumentParser):
+    """Whoever got the words wrong wants to see the right ones."""
+
+    def error(self, message: str) -> NoReturn:
+        self.print_help(sys.stderr)
+        self.exit(WRONG_COMMAND, f"\n{self.prog}: {message}\n")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = Parser(
+        prog="lbd",
+        description="A load balancer: one daemon, one TOML file.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=version_text())
+    add_file(parser, DEFAULT_FILE)
+    parser.set_defaults(act=run)
+    commands = parser.add_subparsers(title="commands (without one it runs)", metavar="COMMAND")
+
+    def command(name: str, act: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=text, description=text[:1].upper() + text[1:] + ".")
+        added.set_defaults(act=act)
+        return added
+
+    add_file(command("check", check, "validate the configuration, without opening a port"))
+    add_file(command("config", show_config, "print the configuration in force: every key with its value"))
+    add_admin(command("reload", reload, "have the running daemon read its configuration again, and say what changed"))
+    add_admin(command("status", status, "ask the running daemon how it is"))
+    added = command("cert", cert, "make a certificate to develop with, and the authority that vouches for it")
+    added.add_argument("--dev", nargs="+", metavar="NAME", required=True, help="what it is for: localhost, 127.0.0.1, *.dev.example")
+    added.add_argument("--dir", type=Path, default=Path(), help="where ca.pem, cert.pem and key.pem go (here)")
+    added = command("demo", demo, "three small origins and a balancer in front of them, to try with curl")
+    added.add_argument("--port", type=port, default=0, help="where the balancer listens (8080, or another when that is taken)")
+    return parser
+
+
+def add_file(parser: argparse.ArgumentParser, default: object = argparse.SUPPRESS) -> None:
+    """A command's own default would overwrite the -c that stands before it."""
+    parser.add_argument("-c", dest="file", type=Path, metavar="FILE", default=default, help=f"the configuration ({DEFAULT_FILE})")
+
+
+def add_admin(parser: argparse.ArgumentParser) -> None:
+    add_file(parser)
+    parser.add_argument("--admin", metavar="ADDR", default="", help="where the daemon's admin listener is, instead of reading FILE")
+    parser.add_argument("--json", action="store_true", help="the answer as it comes")
+
+
+def port(text: str) -> int:
+    number = int(text)
+    if not 1 <= number <= 65535:
+        raise ValueError(text)
+    return number
+
+
+def version_text() -> str:
+    core = "compiled core" if COMPILED else "pure Python"
+    return f"lbd {__version__} ({core}, Python {sys.version.split()[0]})"
+
+
+# Commands
+
+
+def load(file: Path, environ: Mapping[str, str]) -> Config:
+    """The configuration; warnings are told at once."""
+    from lbd.config.schema import load_config
+
+    config = load_config(file, environ)
+    for warning in config.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    return config
+
+
+def run(words: argparse.Namespace) -> int:
+    from lbd.config.schema import load_config
+    from lbd.master.main import run_master
+
+    return run_master(words.file, load_config(words.file, os.environ))  # whose log has the warnings
+
+
+def check(words: argparse.Namespace) -> int:
+    from lbd.core.clock import wall_clock
+    from lbd.master.certificates import read_listeners
+    from lbd.master.cluster_certificates import read_clusters
+    from lbd.master.faults import Faults
+    from lbd.master.machine import resolve_identity
+
+    config = load(words.file, os.environ)
+    faults = Faults()
+    with faults.gather():
+        resolve_identity(config.lbd.user, config.lbd.group, is_root=os.geteuid() == 0)
+    with faults.gather():
+        read_listeners(config, wall_clock())
+    with faults.gather():
+        read_clusters(config, wall_clock())
+    if faults.found:
+        print("\n".join(line for fault in faults.found for line in config.describe(fault)), file=sys.stderr)
+        return Exit.FAULT
+    routes = sum(len(listener.routes) + bool(listener.cluster) for listener in config.listeners)
+    counts = (counted(len(config.listeners), "listener"), counted(len(config.clusters), "cluster"), counted(routes, "route"))
+    print(f"{words.file} is valid: {', '.join(counts)}")
+    return Exit.OK
+
+
+def counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def show_config(words: argparse.Namespace) -> int:
+    from lbd.config.dump import dump_toml
+
+    print(dump_toml(load(words.file, os.environ)), end="")
+    return Exit.OK
+
+
+def reload(words: argparse.Namespace) -> int:
+    from lbd.cli.remote import reload_daemon
+
+    return reload_daemon(words.file, words.admin, os.environ, as_json=words.json)
+
+
+def status(words: argparse.Namespace) -> int:
+    from lbd.cli.remote import show_status
+
+    return show_status(words.file, words.admin, os.environ, as_json=words.json)
+
+
+def cert(words: argparse.Namespace) -> int:
+    from lbd.cli.cert import make_certificate
+
+    return make_certificate(words.dev, words.dir.absolute())
+
+
+def demo(words: argparse.Namespace) -> int:
+    from lbd.cli.demo import run_demo
+
+    return run_demo(words.port)

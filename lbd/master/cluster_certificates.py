@@ -1,0 +1,87 @@
+"""What clusters with TLS need of files: who may vouch for endpoints, and what we show to them. As certificates.py for listeners."""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lbd.errors import EnvironmentFault
+from lbd.master.certificates import Wanted, check_ciphers, read_authorities, read_pair
+from lbd.master.faults import Faults
+from lbd.proxy.tls_material import KeyPair, TlsMaterial
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from lbd.cluster.tls_policy import ClusterTlsPolicy
+    from lbd.config.positions import KeyPath
+    from lbd.config.schema import Config
+
+__all__ = ["read_cluster", "read_clusters", "system_bundle", "wanted_by_clusters"]
+
+# Where systems have those whom they trust, in one file; OpenSSL knows of it where it was built for the same system only.
+BUNDLES = (
+    "/etc/ssl/certs/ca-certificates.crt",  # Debian, Alpine, Arch
+    "/etc/pki/tls/certs/ca-bundle.crt",  # Fedora, RHEL
+    "/etc/ssl/ca-bundle.pem",  # SUSE
+    "/etc/ssl/cert.pem",
+)
+
+
+def system_bundle() -> Path | None:
+    """Of the files that there are, the first; SSL_CERT_FILE goes before all others."""
+    known = ssl.get_default_verify_paths().cafile
+    return next((Path(name) for name in (known, *BUNDLES) if name and Path(name).is_file()), None)
+
+
+def wanted_by_clusters(config: Config) -> Iterator[Wanted]:
+    base = Path(config.file).parent
+    for cluster in config.clusters:
+        tls = cluster.originates()
+        if tls is not None:
+            names = [name for name in (tls.ca, tls.client_cert, tls.client_key) if name]
+            own = () if tls.ca or tls.insecure_skip_verify else (bundle,) if (bundle := system_bundle()) else ()
+            yield Wanted(cluster.name, tls, (*own, *(base / name for name in names)))
+
+
+def read_clusters(config: Config, now: float) -> dict[str, TlsMaterial]:
+    """By cluster. EnvironmentFault: everything that is wrong with any of the files, each with the key that names it."""
+    found: dict[str, TlsMaterial] = {}
+    faults = Faults()
+    shared: dict[Path, str] = {}
+    for wanted in wanted_by_clusters(config):
+        with faults.gather():
+            found[wanted.name] = read_cluster(wanted.name, wanted.policy, Path(config.file).parent, now, shared)
+    faults.raise_all()
+    return found
+
+
+def read_cluster(name: str, policy: ClusterTlsPolicy, base: Path, now: float, shared: dict[Path, str] | None = None) -> TlsMaterial:
+    """EnvironmentFault: as read_clusters(). What clusters have in common is read once, and sent once, with `shared`."""
+    path: KeyPath = ("cluster", name, "tls")
+    faults = Faults()
+    authorities = ""
+    pairs: tuple[KeyPair, ...] = ()
+    with faults.gather():
+        authorities = authorities_of(policy, base, path, {} if shared is None else shared)
+    with faults.gather():
+        check_ciphers(policy.ciphers, path)
+    if policy.client_cert and policy.client_key:
+        with faults.gather():
+            pairs = (read_pair(base / policy.client_cert, base / policy.client_key, path, now, "client_"),)
+    faults.raise_all()
+    return TlsMaterial(pairs, authorities)
+
+
+def authorities_of(policy: ClusterTlsPolicy, base: Path, path: KeyPath, shared: dict[Path, str]) -> str:
+    if policy.insecure_skip_verify:
+        return ""
+    file = base / policy.ca if policy.ca else system_bundle()
+    if file is None:
+        raise EnvironmentFault(
+            "the system has no file of authorities that it trusts; install ca-certificates, or name a file with `ca`", path
+        )
+    if file not in shared:
+        shared[file] = read_authorities(file, (*path, "ca"))
+    return shared[file]

@@ -1,0 +1,342 @@
+"""The master: what is in force, and how it changes.
+
+A change goes through the same steps whether it is the first configuration or the hundredth: open sockets and logs, resolve names,
+tell the workers, and only when all of them have applied it let go of what is no longer wanted. A step that fails undoes the ones
+before; nothing is half in force.
+
+What changes by itself (addresses behind names, health) is told to all workers at once. During a reload the addresses wait: until
+it is decided which configuration they belong to.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+import trio
+
+from lbd.config.schema import load_config
+from lbd.core.board import Board
+from lbd.discovery.resolve import Resolver
+from lbd.errors import ConfigErrors, EnvironmentFault
+from lbd.master.binds import BindPolicy, Bound
+from lbd.master.endpoints import EndpointBook, Places
+from lbd.master.faults import Faults
+from lbd.master.inherited import Inherited
+from lbd.master.logs import LogFiles
+from lbd.master.machine import Identity, resolve_identity, usable_cpus
+from lbd.master.panics import Panics
+from lbd.master.plan import Plan
+from lbd.master.probe_tls import ProbeTls
+from lbd.master.probes import Prober
+from lbd.master.process import launch_worker, worker_environment
+from lbd.master.reload import ReloadReport, compare
+from lbd.master.sockets import Change, Sockets, wanted_binds
+from lbd.master.states import MASTER_MOVES, MasterState, State
+from lbd.master.supervisor import Supervisor
+from lbd.master.upgrade import Handover, start_successor
+from lbd.master.vault import CLUSTERS, Vault
+from lbd.worker.log import LineBuffer, LogPolicy, setup_logging
+from lbd.worker.log_file import LogFile
+from lbd.worker.messages import Certificates, ClusterCertificates, Endpoints, EndpointState, Health, Hello, ReopenLogs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from lbd.config.schema import Config
+    from lbd.discovery.resolve import ResolvedEndpoint
+    from lbd.proxy.tls_material import TlsMaterial
+
+__all__ = ["Master"]
+
+log = logging.getLogger("lbd.master")
+
+
+class Master:
+    """Opens the logs at once, so that everything after can be said there; EnvironmentFault: there is no log at all."""
+
+    def __init__(self, path: Path, config: Config, environ: Mapping[str, str]) -> None:
+        self.handover = Handover(environ)
+        inherited = Inherited(environ, os.getpid(), self.handover.fds)  # before we open anything
+        self.path = path
+        self.config = config
+        self.state = State(MasterState.STARTING, MASTER_MOVES)
+        self.generation = 0
+        self.reloads = {"ok": 0, "failed": 0}
+        self.last_report: ReloadReport | None = None
+        self._faults = Faults()  # told by prepare(), with its own
+        self.logs = self._first_logs()
+        self.lines, self.log_file = LineBuffer(), LogFile(os.dup(self.logs.log))
+        setup_logging(config.log, self.lines.append, process="master")
+        self.identity = Identity()
+        with self._faults.gather():
+            self.identity = resolve_identity(config.lbd.user, config.lbd.group, is_root=os.geteuid() == 0)
+        self.slots = config.lbd.workers or usable_cpus()
+        self.board = Board.create(self.slots)
+        self.places = Places(self.board.endpoints, self.board.inflight)
+        self.sockets = Sockets(self.slots, inherited, self.handover)
+        self.resolver = Resolver(self._resolved)
+        self.vault = Vault(self._renewed)
+        self.cluster_vault = Vault(self._cluster_renewed, source=CLUSTERS)
+        self.prober = Prober(
+            self._flipped, secured=ProbeTls(self.cluster_vault.material, lambda cluster, address: self.book.name_of(cluster, address))
+        )
+        self.panics = Panics(self._standing)
+        self.supervisor: Supervisor | None = None
+        self.admin: Bound | None = None
+        self.admin_scope = trio.CancelScope()
+        self.successor = 0  # its pid, once it serves in our place
+        self.changing = trio.Lock()  # a reload or an upgrade, one at a time
+        self._environ = environ
+        self._waiting: dict[str, list[ResolvedEndpoint]] = {}  # what names resolved to during a reload
+
+    # The start
+
+    async def prepare(self) -> Supervisor:
+        """Opens and resolves everything that the first configuration needs; EnvironmentFault: what of it cannot be had."""
+        for warning in self.config.warnings:
+            log.warning("%s", warning)
+        if self.config.admin.bind != "off":
+            with self._faults.gather():
+                self.admin = await self.sockets.open(BindPolicy(self.config.admin.bind, ("admin", "bind")), 1)
+        with self._faults.gather():
+            plan = await self._plan(self.config, 1)
+            if self._faults.found:
+                self.sockets.discard(plan.change)
+        self._faults.raise_all()
+        launch = partial(launch_worker, worker_environment(self._environ))
+        self.supervisor = Supervisor(self.slots, launch, self._hello, plan)
+        self._settle(plan)
+        return self.supervisor
+
+    def _first_logs(self) -> LogFiles:
+        """What cannot be opened is told on standard error."""
+        with self._faults.gather():
+            return LogFiles(self.config.log)
+        return LogFiles(LogPolicy(access="off"))
+
+    async def _plan(self, config: Config, generation: int) -> Plan:
+        faults = Faults()
+        materials: dict[str, TlsMaterial] = {}
+        cluster_materials: dict[str, TlsMaterial] = {}
+        with faults.gather():
+            materials = await self.vault.first(config)
+        with faults.gather():
+            cluster_materials = await self.cluster_vault.first(config)
+        found = await self.resolver.first(config.clusters)
+        change: Change | None = None
+        with faults.gather():
+            change = await self.sockets.prepare(wanted_binds(config.listeners))
+        if faults.found and change is not None:
+            self.sockets.discard(change)
+        faults.raise_all()
+        assert change is not None
+        # An endpoint that is checked for the first time starts as its policy says; the prober hears of it when it is in force.
+        checks = {cluster.name: cluster.health.initial for cluster in config.clusters if cluster.health}
+        book = EndpointBook(found, self.places, partial(self._healths, checks))
+        return Plan(generation, config, change, book, materials, cluster_materials)
+
+    def _healths(self, checks: dict[str, str], cluster: str) -> Callable[[str], bool]:
+        """`checks`: cluster -> what its endpoints are before the first result. Without a check there is no verdict either."""
+        if cluster not in checks:
+            return lambda _address: True
+        known = {address: state["up"] for address, state in self.prober.snapshot(cluster).items()}
+        return lambda address: known.get(address, checks[cluster] == "up")
+
+    def _hello(self, slot: int) -> tuple[Hello, list[int]]:
+        hello = Hello(slot, self.slots, self.identity.uid, self.identity.gid, self.logs.has_access, self.identity.groups)
+        return hello, [self.board.fd, *self.logs.fds]
+
+    # What changes by itself
+
+    @property
+    def book(self) -> EndpointBook:
+        assert self.supervisor is not None, "nothing is in force yet"
+        return self.supervisor.plan.book
+
+    def _resolved(self, cluster: str, endpoints: list[ResolvedEndpoint]) -> None:
+        if self.supervisor is None or self.state.now is MasterState.RELOADING:
+            self._waiting[cluster] = endpoints
+        elif self.book.replace(cluster, endpoints):
+            self._watch(self.book)
+            self.panics.look_at([cluster])
+            self.supervisor.broadcast(Endpoints(cluster, self.book.of(cluster)))
+            self.places.keep(self.book.keys())
+
+    def _flipped(self, cluster: str, address: str, is_up: bool, reason: str) -> None:
+        if self.supervisor is not None:
+            self.supervisor.broadcast(Health(cluster, {address: is_up}))
+            self.panics.look_at([cluster])
+
+    def _renewed(self, listener: str, material: TlsMaterial) -> None:
+        if self.supervisor is not None:
+            self.supervisor.broadcast(Certificates(listener, material))
+
+    def _cluster_renewed(self, cluster: str, material: TlsMaterial) -> None:
+        if self.supervisor is not None:
+            self.supervisor.broadcast(ClusterCertificates(cluster, material))
+
+    def _standing(self, cluster: str) -> tuple[float, tuple[EndpointState, ...]]:
+        """Its `panic` and its endpoints; none when it has left."""
+        share = {policy.name: policy.panic for policy in self.config.clusters}.get(cluster)
+        return (0.0, ()) if share is None else (share, self.book.of(cluster))
+
+    def _watch(self, book: EndpointBook) -> None:
+        policies = {cluster.name: cluster.check() for cluster in self.config.clusters}
+        self.prober.update({cluster: (policies[cluster], addresses) for cluster, addresses in book.addresses().items()})
+
+    def _deliver_waiting(self) -> None:
+        waiting, self._waiting = self._waiting, {}
+        for cluster, endpoints in waiting.items():
+            self._resolved(cluster, endpoints)
+
+    # Reload
+
+    async def reload(self) -> ReloadReport:
+        """Reads the configuration again and puts it in force, or changes nothing and says why."""
+        async with self.changing:
+            return await self._reload_or_not()
+
+    async def _reload_or_not(self) -> ReloadReport:
+        self.state.move(MasterState.RELOADING)
+        try:
+            report = await self._reload()
+        except ConfigErrors as errors:
+            report = ReloadReport(self.generation, tuple(map(str, errors.errors)))
+        except Exception:  # the one place where a reload's bug ends: what is in force serves on
+            log.exception("the reload failed in lbd itself")
+            report = ReloadReport(self.generation, ("a bug in lbd; its trace is in the log",))
+        finally:
+            self.state.maybe_move(MasterState.READY)  # it may be draining by now
+        self._deliver_waiting()
+        self.reloads[report.result] += 1
+        self.last_report = report
+        for sentence in report.warnings:
+            log.warning("%s", sentence)
+        for sentence in report.errors:
+            log.error("%s", sentence)
+        log.log(logging.INFO if report.is_ok else logging.ERROR, "%s", report.line())
+        return report
+
+    async def _reload(self) -> ReloadReport:
+        # Left behind when a stop comes meanwhile: the file may be on a disk that does not answer.
+        config = await trio.to_thread.run_sync(load_config, self.path, self._environ, abandon_on_cancel=True)
+        try:
+            return await self._change(config)
+        except EnvironmentFault as fault:
+            return ReloadReport(self.generation, config.describe(fault))
+
+    async def _change(self, config: Config) -> ReloadReport:
+        """EnvironmentFault: nothing has changed."""
+        assert self.supervisor is not None
+        old = self.config
+        with ExitStack() as undo:
+            faults = Faults()
+            logs = self.logs
+            if not logs.is_for(config.log):
+                with faults.gather():
+                    logs = LogFiles(config.log)
+                    undo.callback(logs.close)
+            undo.callback(lambda: self.places.keep(self.book.keys()))
+            with faults.gather():
+                plan = await self._plan(config, self.generation + 1)
+                undo.callback(self.sockets.discard, plan.change)
+            faults.raise_all()
+            undo.callback(self.sockets.hear, plan.change)
+            self.sockets.deafen(plan.change)
+            if logs is not self.logs:
+                self._send_logs(logs)
+                undo.callback(lambda: self._send_logs(self.logs))
+            if refusal := await self.supervisor.apply(plan):
+                raise EnvironmentFault(f"the workers refuse it: {refusal}")
+            undo.pop_all()
+        if logs is not self.logs:
+            self._write_to(logs)
+        self._settle(plan)
+        return replace(compare(old, config, plan.generation), warnings=tuple(map(str, config.warnings)))
+
+    def _settle(self, plan: Plan) -> None:
+        """All workers have applied it: it is in force. What it does not want goes."""
+        self.config, self.generation = plan.config, plan.generation
+        setup_logging(self.config.log, self.lines.append, process="master")
+        self.sockets.commit(plan.change)
+        self._waiting.clear()  # of the old clusters; update() tells again what has changed since
+        self.vault.update(self.config, plan.tls)
+        self.cluster_vault.update(self.config, plan.cluster_tls)
+        self.resolver.update(self.config.clusters)
+        self._watch(plan.book)
+        self.panics.look_at(cluster.name for cluster in self.config.clusters)
+        self.places.keep(plan.book.keys())
+
+    # Logs
+
+    def reopen_logs(self) -> None:
+        """After a rotation. When a file cannot be opened the old ones stay."""
+        try:
+            logs = LogFiles(self.config.log)
+        except EnvironmentFault as fault:
+            log.error("%s; the old files stay open", "; ".join(self.config.describe(fault)))
+            return
+        self._send_logs(logs)
+        self._write_to(logs)
+        log.info("reopened the logs")
+
+    def _send_logs(self, logs: LogFiles) -> None:
+        if self.supervisor is not None:
+            self.supervisor.broadcast(ReopenLogs(logs.has_access), logs.fds)
+
+    def _write_to(self, logs: LogFiles) -> None:
+        self.logs.close()
+        self.logs = logs
+        self.log_file.reopen(os.dup(logs.log))
+
+    # Upgrade
+
+    async def upgrade(self) -> bool:
+        """Starts a new master in our place; True when it serves, and we are to drain."""
+        async with self.changing:
+            self.state.move(MasterState.UPGRADING)
+            log.info("upgrading: starting a new master")
+            sockets = self.sockets.handed()
+            if self.admin is not None:
+                sockets[self.admin.policy.bind] = [sock.fileno() for sock in self.admin.sockets]
+            try:
+                self.successor, reason = await start_successor(sockets, self._environ)
+            finally:
+                self.state.maybe_move(MasterState.READY)
+            if reason:
+                log.error("the new master %s; this one stays", reason)
+            else:
+                log.info("the new master (pid %d) serves", self.successor)
+            return self.successor != 0
+
+    # The end
+
+    async def drain(self) -> None:
+        """Says that it leaves, then closes the listening sockets and lets the workers finish. With a successor nobody need be told."""
+        assert self.supervisor is not None
+        self.state.move(MasterState.DRAINING)
+        lbd = self.config.lbd
+        log.info("stopping: draining for %g s at most", lbd.drain_timeout)
+        await trio.sleep(0 if self.successor else lbd.ready_delay)
+        # Our copies first: the workers' are the last then, and they take what still queues there before they close them. Nobody else
+        # gets into these queues; with a successor the sockets stay, and so does who queues there.
+        self.sockets.close(keep_files=self.successor != 0)
+        cut = await self.supervisor.drain(lbd.drain_timeout)
+        log.log(
+            logging.WARNING if cut else logging.INFO, "stopped: %s", f"{cut} requests were cut short" if cut else "nothing was cut short"
+        )
+
+    def close(self) -> None:
+        """What is left of it, however it ends."""
+        self.state.maybe_move(MasterState.STOPPED)
+        self.sockets.close(keep_files=self.successor != 0)
+        if self.admin is not None:
+            self.admin.close(keep_file=self.successor != 0)
+        self.logs.close()
+        self.board.close()

@@ -1,0 +1,50 @@
+"""A configuration ready to be put in force: with its sockets open, its names resolved, and a number."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from lbd.config.schema import Config
+from lbd.master.endpoints import EndpointBook
+from lbd.master.sockets import Change
+from lbd.proxy.tls_material import TlsMaterial
+from lbd.worker.messages import Configure
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+__all__ = ["Plan"]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What every worker is sent. The endpoints are read from the book when it is sent: a worker that starts later hears of today."""
+
+    generation: int
+    config: Config
+    change: Change
+    book: EndpointBook
+    tls: dict[str, TlsMaterial] = field(default_factory=dict)  # by listener; as the vault has it today
+    cluster_tls: dict[str, TlsMaterial] = field(default_factory=dict)  # by cluster, likewise
+
+    @property
+    def binds(self) -> frozenset[str]:
+        return frozenset(self.change.wanted)
+
+    def message(self, slot: int, held: Collection[str]) -> tuple[Configure, list[int]]:
+        """For the worker in this slot, which has the sockets of the binds `held`; with the descriptors of the others."""
+        sockets, fds = self.change.fds(slot, held)
+        config = self.config
+        message = Configure(
+            self.generation,
+            config.listeners,
+            config.clusters,
+            config.log,
+            self.book.states(),
+            sockets,
+            config.lbd.drain_timeout,
+            self.tls,
+            self.cluster_tls,
+        )
+        return message, fds

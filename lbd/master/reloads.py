@@ -1,0 +1,69 @@
+"""Reloads, one at a time. Whoever asks while one runs gets the next, together with all others who ask meanwhile."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+
+from lbd.master.reload import ReloadReport
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+__all__ = ["Reloads", "Request"]
+
+
+class Request:
+    """A reload that somebody waits for."""
+
+    def __init__(self) -> None:
+        self._done = trio.Event()
+        self._report = ReloadReport(0)
+
+    def answer(self, report: ReloadReport) -> None:
+        self._report = report
+        self._done.set()
+
+    async def wait(self) -> ReloadReport:
+        await self._done.wait()
+        return self._report
+
+
+class Reloads:
+    """`reload` does one."""
+
+    def __init__(self, reload: Callable[[], Awaitable[ReloadReport]]) -> None:
+        self._reload = reload
+        self._next: Request | None = None
+        self._requested = trio.Event()
+        self._is_over = False
+
+    def request(self) -> Request:
+        """The next reload that begins: it reads the file as it is from now on."""
+        if self._next is None:
+            self._next = Request()
+            self._requested.set()
+        if self._is_over:
+            self._next.answer(_stopping())
+        return self._next
+
+    async def run(self) -> None:
+        """Until cancelled; those who still wait then are told."""
+        current: Request | None = None
+        try:
+            while True:
+                await self._requested.wait()
+                self._requested = trio.Event()
+                current, self._next = self._next, None
+                assert current is not None
+                current.answer(await self._reload())
+                current = None
+        finally:
+            self._is_over = True
+            for request in filter(None, (current, self._next)):
+                request.answer(_stopping())
+
+
+def _stopping() -> ReloadReport:
+    return ReloadReport(0, ("lbd is stopping",))

@@ -1,0 +1,112 @@
+"""The master as the admin listener sees it (lbd/admin/view.py): everything from memory, nothing waits but reload()."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from lbd import __version__, core, metrics
+from lbd.cluster.health import is_panic
+from lbd.config.dump import dump_json, dump_toml
+from lbd.master.states import MasterState
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from lbd.admin.view import OwnMetric
+    from lbd.cluster.cluster import ClusterPolicy
+    from lbd.core.board import Board
+    from lbd.master.master import Master
+    from lbd.master.reloads import Reloads
+
+__all__ = ["MasterView"]
+
+
+class MasterView:
+    """An AdminView."""
+
+    def __init__(self, master: Master, reloads: Reloads) -> None:
+        self._master = master
+        self._reloads = reloads
+        self._started = trio.current_time()
+
+    @property
+    def board(self) -> Board:
+        return self._master.board
+
+    def is_ready(self) -> bool:
+        master = self._master
+        is_running = master.state.now in (MasterState.READY, MasterState.RELOADING, MasterState.UPGRADING)
+        return is_running and master.supervisor is not None and master.supervisor.is_serving()
+
+    def status(self) -> dict[str, Any]:
+        master, now = self._master, trio.current_time()
+        return {
+            "version": __version__,
+            "compiled": core.COMPILED,
+            "state": master.state.now.value,
+            "pid": os.getpid(),
+            "uptime_seconds": round(now - self._started, 3),
+            "config": str(master.path.absolute()),  # who asks is somewhere else
+            "generation": master.generation,
+            "reloads": dict(master.reloads),
+            "last_reload": master.last_report.to_json() if master.last_report else None,
+            "worker_restarts": master.supervisor.restarts if master.supervisor else 0,
+            "workers": master.supervisor.snapshot(now) if master.supervisor else [],
+            "binds": [bind for listener in master.config.listeners for bind in listener.bind],
+            "names": master.resolver.snapshot(),
+        }
+
+    def clusters(self) -> dict[str, Any]:
+        return {cluster.name: self._cluster(cluster) for cluster in self._master.config.clusters}
+
+    def _cluster(self, cluster: ClusterPolicy) -> dict[str, Any]:
+        master = self._master
+        states = master.book.of(cluster.name) if master.supervisor else ()
+        health = master.prober.snapshot(cluster.name)
+        return {
+            "balance": cluster.balance,
+            "is_checked": cluster.health is not None,
+            "up": sum(state.up for state in states),
+            "panic": is_panic(cluster.panic, states),
+            "endpoints": [
+                {
+                    "name": state.name,
+                    "address": state.address,
+                    "weight": state.weight,
+                    "backup": state.backup,
+                    "max_requests": state.max_requests,
+                    "inflight": master.board.inflight(state.index),
+                    **health.get(state.address, {"up": state.up, "checked": False}),
+                }
+                for state in states
+            ],
+        }
+
+    def config_toml(self) -> str:
+        return dump_toml(self._master.config)
+
+    def config_json(self) -> dict[str, Any]:
+        return dump_json(self._master.config)
+
+    async def reload(self) -> dict[str, Any]:
+        return (await self._reloads.request().wait()).to_json()
+
+    def own_metrics(self) -> Iterator[OwnMetric]:
+        master = self._master
+        yield metrics.CONFIG_GENERATION.name, {}, float(master.generation)
+        for result, count in master.reloads.items():
+            yield metrics.RELOADS.name, {"result": result}, float(count)
+        yield metrics.WORKER_RESTARTS.name, {}, float(master.supervisor.restarts if master.supervisor else 0)
+        for (cluster, address), place in master.places.items():
+            yield metrics.ENDPOINT_INFLIGHT.name, {"cluster": cluster, "endpoint": address}, float(master.board.inflight(place))
+        yield from master.prober.metrics()
+        yield from master.vault.metrics(master.cluster_vault)
+        yield from master.resolver.metrics()
+
+    def processes(self) -> dict[str, int]:
+        supervisor = self._master.supervisor
+        workers = {f"worker-{slot.number}": slot.pid for slot in supervisor.slots if slot.is_alive and slot.pid} if supervisor else {}
+        return {"master": os.getpid(), **workers}
