@@ -1,0 +1,125 @@
+"""What a choice costs, in steps rather than in time: the same with ten endpoints and with ten thousand.
+
+Steps are calls of functions, C's included, as the profiler sees them; it sees nothing of compiled modules, so these run on the
+sources; so do those that count looks at the board, whose compiled twin takes no other board.
+"""
+
+from __future__ import annotations
+
+import sys
+from random import Random
+from typing import TYPE_CHECKING
+
+import pytest
+
+from lbd.cluster import selector
+from lbd.cluster.select import HASHES, SELECTORS
+from tests.cluster.fakes import Facts, filled_cluster
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import FrameType
+
+    from lbd.cluster.cluster import Cluster
+    from lbd.cluster.endpoint import Endpoint
+    from lbd.core.board import Board
+
+PICKS = 400
+IS_COMPILED = not (selector.__file__ or "").endswith(".py")
+only_sources = pytest.mark.skipif(IS_COMPILED, reason="compiled: nothing to be seen from outside")
+
+
+class Counter:
+    """Of calls while it is on."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def count(self, work: Callable[[], object]) -> int:
+        def saw(_frame: FrameType, event: str, _argument: object) -> None:
+            if event in ("call", "c_call"):
+                self.calls += 1
+
+        before = self.calls
+        sys.setprofile(saw)
+        try:
+            work()
+        finally:
+            sys.setprofile(None)
+        return self.calls - before
+
+
+def cluster_of(balance: str, count: int, board: Board | None = None) -> Cluster:
+    """Weights 1 to 5."""
+    return filled_cluster([Facts(f"10.{i // 250}.{i % 250}.1:80", 1 + i % 5, i) for i in range(count)], Random(1), board, balance=balance)
+
+
+def steps(cluster: Cluster) -> float:
+    """A pick, while requests begin and end: half of them are still in flight when the last one is picked."""
+    counter, ending = Counter(), Random(2)
+    running: list[Endpoint] = []
+
+    def one() -> None:
+        endpoint = cluster.pick(key, ())
+        assert endpoint is not None
+        running.append(endpoint)
+
+    for number in range(PICKS):
+        key = b"key-%d" % number
+        counter.count(one)
+        running[-1].begin()
+        if number % 2:
+            running.pop(ending.randrange(len(running))).end()
+    return counter.calls / PICKS
+
+
+@only_sources
+@pytest.mark.parametrize("balance", SELECTORS)
+def test_a_pick_costs_the_same_with_ten_endpoints_and_with_thousands(balance: str) -> None:
+    # Rings and tables of ten thousand take a second to build; their look-ups are a bisection and an index.
+    many = 1000 if balance in HASHES else 10_000
+    few_steps, many_steps = steps(cluster_of(balance, 10)), steps(cluster_of(balance, many))
+    assert few_steps < 120
+    assert many_steps < 1.3 * few_steps + 3
+
+
+@only_sources
+def test_a_cluster_of_one_costs_hardly_anything() -> None:
+    assert steps(cluster_of("least-requests", 1)) <= 5  # the measured function, pick() and _may_take() among them
+
+
+class WatchingSegment:
+    """Notes nothing, holds nothing."""
+
+    def add_inflight(self, index: int, delta: int) -> None:
+        pass
+
+
+class WatchingBoard:
+    """Of two workers; notes whose load is asked for."""
+
+    slots = 2
+
+    def __init__(self) -> None:
+        self.looks: list[int] = []
+
+    def segment(self, slot: int) -> WatchingSegment:
+        return WatchingSegment()
+
+    def inflight(self, index: int) -> int:
+        self.looks.append(index)
+        return index % 3
+
+
+@only_sources
+@pytest.mark.parametrize(
+    ("balance", "most"), [("round-robin", 0), ("random", 0), ("power-of-two", 2), ("peak-ewma", 2), ("least-requests", 9)]
+)
+def test_a_pick_looks_at_few_loads(balance: str, most: int) -> None:
+    board = WatchingBoard()
+    cluster = cluster_of(balance, 10_000, board)  # type: ignore[arg-type]
+    board.looks.clear()
+    for _ in range(PICKS):
+        assert cluster.pick(b"", ()) is not None
+    assert len(board.looks) <= most * PICKS
+    assert most == 0 or board.looks

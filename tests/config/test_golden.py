@@ -1,0 +1,105 @@
+"""tests/golden/*.txt: a configuration, a line of dashes, and what comes of it: the settings that are not the default, or the errors.
+
+More than one file: `===== name` begins the next; the first is lb.toml. `# environ: NAME=value` sets a variable. After a change of
+words, LBD_GOLDEN=write writes what comes now; read the diff.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from lbd.config.dump import dump_toml, dump_tree, toml_text
+from lbd.config.schema import Config, load_config
+from lbd.errors import ConfigErrors
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+GOLDEN = sorted((ROOT / "tests/golden").glob("*.txt"))
+DASHES = "----------\n"
+
+
+def load(text: str, directory: Path) -> Config:
+    first, *others = re.split(r"^===== (\S+)\n", text, flags=re.MULTILINE)
+    for name, content in (("lb.toml", first), *zip(others[::2], others[1::2], strict=True)):
+        path = directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    environ = dict(re.findall(r"^# environ: (\w+)=(.*)$", text, re.MULTILINE))
+    return load_config(Path("lb.toml"), environ)
+
+
+def outcome(text: str, directory: Path) -> str:
+    """What stands below the dashes."""
+    try:
+        config = load(text, directory)
+    except ConfigErrors as errors:
+        return f"{errors}\n"
+    warnings = "".join(f"warning: {warning}\n" for warning in config.warnings)
+    return warnings + toml_text(dump_tree(config, only_changed=True, with_secrets=True))
+
+
+@pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
+def test_golden(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    text, _, expected = path.read_text().partition(DASHES)
+    found = outcome(text, tmp_path).replace(str(tmp_path.resolve()), "/etc/lbd")
+    if os.environ.get("LBD_GOLDEN") == "write":
+        path.write_text(text + DASHES + found)
+    assert found == expected
+
+
+@pytest.mark.parametrize("path", [path for path in GOLDEN if not path.stem.startswith("bad-")], ids=lambda path: path.stem)
+def test_what_is_dumped_loads_as_the_same(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = load(path.read_text().partition(DASHES)[0], tmp_path)
+    for text in (dump_toml(config), toml_text(dump_tree(config, only_changed=True))):
+        (tmp_path / "lb.toml").write_text(text)
+        again = load_config(Path("lb.toml"), {})
+        assert (again.lbd, again.log, again.listeners, again.clusters) == (config.lbd, config.log, config.listeners, config.clusters)
+        assert again.admin.bind == config.admin.bind
+        assert [warning.message for warning in again.warnings] == [warning.message for warning in config.warnings]
+
+
+def sentences() -> Iterator[tuple[str, str]]:
+    """(where, longest fixed part) of each message that the code of config/ can raise or report."""
+    for path in sorted((ROOT / "lbd/config").glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and name_of(node.func) in ("ValueError", "error", "warn", "fault"):
+                for text in texts(node):
+                    yield f"{path.name}:{node.lineno}", text
+
+
+def name_of(function: ast.expr) -> str:
+    return function.id if isinstance(function, ast.Name) else function.attr if isinstance(function, ast.Attribute) else ""
+
+
+def texts(call: ast.Call) -> Iterator[str]:
+    whole = {id(part) for node in ast.walk(call) if isinstance(node, ast.JoinedStr) for part in ast.walk(node) if part is not node}
+    for node in ast.walk(call):
+        if id(node) in whole:
+            continue
+        parts = node.values if isinstance(node, ast.JoinedStr) else [node]
+        fixed = [part.value for part in parts if isinstance(part, ast.Constant) and isinstance(part.value, str)]
+        longest = max(fixed, key=len, default="")
+        if len(longest) > 12:
+            yield longest
+
+
+def test_every_message_stands_in_a_golden_file_or_a_test() -> None:
+    said = "".join(path.read_text().partition(DASHES)[2] for path in GOLDEN)
+    said += "".join(path.read_text() for path in Path(__file__).parent.glob("test_*.py"))
+    missing = [f"{where}: {text}" for where, text in sentences() if text not in said]
+    assert not missing
+
+
+def test_there_are_as_many_bad_ones_as_good_ones() -> None:
+    bad = sum(path.stem.startswith("bad-") for path in GOLDEN)
+    assert bad >= len(GOLDEN) - bad > 15

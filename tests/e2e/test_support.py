@@ -1,0 +1,86 @@
+"""The tests' own tools: an origin that misbehaves as asked, and the raw HTTP that sees it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.http import Downstream, Ended, get
+from tests.support.origins import NginxOrigin, ScriptedOrigin
+from tests.support.processes import find_program
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@pytest.fixture
+def origin() -> Iterator[ScriptedOrigin]:
+    with ScriptedOrigin("one") as started:
+        yield started
+
+
+def test_it_answers_and_records(origin: ScriptedOrigin) -> None:
+    with Downstream(origin.port) as downstream:
+        first = downstream.ask("GET", "/", {"x-id": "7"})
+        second = downstream.ask("POST", "/echo", body=b"some body")
+    assert (first.status, first.body, first.get("x-origin"), first.get("x-id")) == (200, b"7", "one", "7")
+    assert second.body == b"some body"
+    assert [(r.message.method, r.message.target, r.connection) for r in origin.received] == [("GET", "/", 1), ("POST", "/echo", 1)]
+    assert origin.requests[0].raw == b"GET / HTTP/1.1\r\nHost: test\r\nx-id: 7\r\n\r\n"
+    assert origin.requests[1].raw.endswith(b"\r\n\r\nsome body")
+
+
+@pytest.mark.parametrize(("path", "status", "body"), [
+    ("/status/503", 503, b"status 503\n"), ("/bytes/100000", 200, b"b" * 100_000), ("/slow/0.01", 200, b"slow\n"),
+    ("/stream/3/0", 200, b"chunk 0\nchunk 1\nchunk 2\n"), ("/until-close/9", 200, b"u" * 9), ("/last", 200, b"last\n"),
+    ("/status/204", 204, b""), ("/hints", 200, b"hinted\n"),
+])  # fmt: skip
+def test_it_answers_as_the_path_says(origin: ScriptedOrigin, path: str, status: int, body: bytes) -> None:
+    answer = get(origin.port, path)
+    assert (answer.status, answer.body) == (status, body)
+
+
+@pytest.mark.parametrize("path", ["/close", "/half", "/half-head"])
+def test_it_breaks_off(origin: ScriptedOrigin, path: str) -> None:
+    with pytest.raises(Ended):
+        get(origin.port, path)
+
+
+def test_it_resets(origin: ScriptedOrigin) -> None:
+    with pytest.raises(ConnectionResetError):
+        get(origin.port, "/reset")
+
+
+def test_interim_responses_can_be_seen(origin: ScriptedOrigin) -> None:
+    with Downstream(origin.port) as downstream:
+        downstream.send(b"GET /hints HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert [downstream.response().status for _ in range(2)] == [103, 200]
+
+
+def test_it_answers_early(origin: ScriptedOrigin) -> None:
+    with Downstream(origin.port) as downstream:
+        downstream.send(b"POST /early HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n")
+        assert downstream.response().status == 413
+
+
+def test_it_can_be_killed_and_restarted(origin: ScriptedOrigin) -> None:
+    with Downstream(origin.port) as downstream:
+        assert downstream.ask("GET", "/").status == 200
+        origin.stop()
+        assert downstream.is_closed_by_peer()
+    with pytest.raises(ConnectionRefusedError):
+        get(origin.port)
+    origin.start()
+    assert get(origin.port).status == 200
+
+
+@pytest.mark.skipif(not find_program("nginx"), reason="needs nginx")
+def test_the_fast_one(tmp_path: Path) -> None:
+    with NginxOrigin(tmp_path, 2) as origin:
+        first, second = (get(port, "/id", {"x-id": "5"}) for port in origin.ports)
+        assert (first.body, first.get("x-origin"), second.get("x-origin")) == (b"5", "origin-0", "origin-1")
+        assert [len(get(origin.port, path).body) for path in ("/", "/126", "/10k", "/1m")] == [126, 126, 10_240, 1 << 20]
+        with Downstream(origin.port) as downstream:
+            assert [downstream.ask("POST", "/sink", body=b"p" * 65_536).body for _ in range(2)] == [b"taken\n"] * 2

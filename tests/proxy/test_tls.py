@@ -1,0 +1,149 @@
+"""Which certificate a name gets, and what an upstream is told of a client's. Handshakes are in tests/core/test_tls.py and tests/e2e."""
+
+from __future__ import annotations
+
+import ssl
+from typing import TYPE_CHECKING
+
+import pytest
+
+from lbd.proxy.listener import Http2Policy, ListenerPolicy
+from lbd.proxy.tls import Termination, identity_fields, printable
+from lbd.proxy.tls_material import KeyPair, TlsMaterial
+from lbd.proxy.tls_policy import ListenerTlsPolicy
+from tests.support.certificates import Authority, client_context
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def pair(made: tuple[Path, Path], *names: str) -> KeyPair:
+    return KeyPair(made[0].read_bytes(), made[1].read_bytes(), names)
+
+
+def policy(**tls: object) -> ListenerPolicy:
+    return ListenerPolicy("web", ("127.0.0.1:1",), tls=ListenerTlsPolicy("a", "b", **tls))  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    return Authority(tmp_path)
+
+
+@pytest.fixture
+def material(authority: Authority) -> TlsMaterial:
+    names = {"a": ("a.example",), "w": ("*.example",), "deep": ("*.b.example", "b.example")}
+    return TlsMaterial(tuple(pair(authority.issue(file, *of), *of) for file, of in names.items()))
+
+
+def shaken(server: ssl.SSLContext, client: ssl.SSLContext, name: str | None) -> tuple[ssl.SSLObject, ssl.SSLObject]:
+    """Both ends of a handshake in memory."""
+    up, down = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ends = [client.wrap_bio(down, up, server_hostname=name), server.wrap_bio(up, down, server_side=True)]
+    waiting = list(ends)
+    for _ in range(10):
+        for end in list(waiting):
+            try:
+                end.do_handshake()
+                waiting.remove(end)
+            except ssl.SSLWantReadError:
+                pass
+        if not waiting:
+            if ends[1].version() == "TLSv1.3":
+                with pytest.raises(ssl.SSLWantReadError):
+                    ends[0].read(1)  # takes the tickets
+            return ends[0], ends[1]
+    raise AssertionError("no end of the handshake")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("a.example", 0), ("A.Example.", 0), ("x.example", 1), ("b.example", 2), ("c.b.example", 2), ("d.c.b.example", None),
+        ("example", None), ("other.test", None), ("", None), (".example", 1),
+    ],
+)  # fmt: skip
+def test_names(material: TlsMaterial, name: str, expected: int | None) -> None:
+    """Exact before wildcard; a wildcard is one label."""
+    termination = Termination(policy(), material)
+    contexts = [termination.find(each) for each in ("a.example", "any.example", "b.example")]
+    assert termination.find(name) is (None if expected is None else contexts[expected])
+    assert len(set(map(id, contexts))) == 3
+
+
+@pytest.mark.parametrize(("asked", "names"), [("c.b.example", "*.b.example"), ("a.example", "a.example"), ("other.test", "a.example")])
+def test_the_certificate_that_comes(authority: Authority, material: TlsMaterial, asked: str, names: str) -> None:
+    client = client_context(authority.file)
+    client.check_hostname = False
+    end, _ = shaken(Termination(policy(), material).context, client, asked)
+    shown = end.getpeercert()
+    assert shown is not None
+    assert ("DNS", names) in shown["subjectAltName"]
+
+
+@pytest.mark.parametrize("name", ["other.test", None])
+def test_a_strict_listener_has_nothing_for_strangers(authority: Authority, material: TlsMaterial, name: str | None) -> None:
+    client = client_context(authority.file)
+    client.check_hostname = False
+    with pytest.raises(ssl.SSLError, match="CALLBACK_FAILED"):
+        shaken(Termination(policy(strict_sni=True), material).context, client, name)
+
+
+@pytest.mark.parametrize(
+    ("offered", "alpn", "has_http2", "expected"),
+    [
+        (("h2", "http/1.1"), ("h2", "http/1.1"), True, "h2"),
+        (("http/1.1", "h2"), ("h2", "http/1.1"), True, "h2"),  # ours is the order that counts
+        (("h2", "http/1.1"), ("http/1.1", "h2"), True, "http/1.1"),
+        (("h2", "http/1.1"), ("h2", "http/1.1"), False, "http/1.1"),
+        (("acme-tls/1",), ("h2", "http/1.1"), True, None),
+        ((), ("h2", "http/1.1"), True, None),
+    ],
+)  # fmt: skip
+def test_alpn(
+    authority: Authority, material: TlsMaterial, offered: tuple[str, ...], alpn: tuple[str, ...], has_http2: bool, expected: str
+) -> None:
+    listener = ListenerPolicy("web", ("127.0.0.1:1",), tls=ListenerTlsPolicy("a", "b", alpn=alpn), http2=Http2Policy(enabled=has_http2))
+    client = client_context(authority.file, alpn=offered)
+    for name in ("a.example", "x.b.example"):  # whichever certificate it becomes
+        _, end = shaken(Termination(listener, material).context, client, name)
+        assert end.selected_alpn_protocol() == expected
+
+
+def test_old_versions_are_refused(authority: Authority, material: TlsMaterial) -> None:
+    client = client_context(authority.file)
+    client.maximum_version = ssl.TLSVersion.TLSv1_2
+    shaken(Termination(policy(), material).context, client, "a.example")
+    with pytest.raises(ssl.SSLError, match=r"(?i)protocol"):
+        shaken(Termination(policy(min_version="1.3"), material).context, client, "a.example")
+
+
+def test_a_client_certificate_as_fields(authority: Authority, material: TlsMaterial, tmp_path: Path) -> None:
+    shown = authority.issue("client", "ann@example.com")
+    asking = TlsMaterial(material.pairs, authority.file.read_text())
+    _, end = shaken(Termination(policy(), asking).context, client_context(authority.file, pair=shown), "a.example")
+    fields = dict(line.split(b": ", 1) for line in identity_fields(end).split(b"\r\n") if line)
+    assert fields[b"X-Client-Cert-Verify"] == b"SUCCESS"
+    assert fields[b"X-Client-Cert-San"] == b"email:ann@example.com"
+    assert fields[b"X-Client-Cert-Subject"].startswith((b"O=", b"OU="))
+    assert len(fields[b"X-Client-Cert-Fingerprint"]) == 64
+
+
+def test_no_client_certificate(authority: Authority, material: TlsMaterial) -> None:
+    asking = TlsMaterial(material.pairs, authority.file.read_text())
+    client = client_context(authority.file)
+    _, end = shaken(Termination(policy(verify="optional"), asking).context, client, "a.example")
+    assert identity_fields(end) == b"X-Client-Cert-Verify: NONE\r\n"
+    client.maximum_version = ssl.TLSVersion.TLSv1_2
+    with pytest.raises(ssl.SSLError):
+        shaken(Termination(policy(), asking).context, client, "a.example")
+
+
+def test_a_subject_cannot_forge_a_field() -> None:
+    assert printable("a\r\nX-Admin: 1 50% é") == b"a%0D%0AX-Admin: 1 50%25 %C3%A9"
+
+
+def test_a_key_of_another_is_refused(authority: Authority, material: TlsMaterial) -> None:
+    wrong = KeyPair(material.pairs[0].chain, material.pairs[1].key)
+    with pytest.raises(ssl.SSLError):
+        Termination(policy(), TlsMaterial((wrong,)))

@@ -1,0 +1,289 @@
+"""Daemons for tests and the bench: lbd, nginx, haproxy, started on loopback and stopped by their own pid.
+
+    with start_lbd(text, directory) as lbd:
+        ...
+        lbd.rewrite(other_text); lbd.reload()
+
+Every daemon runs in a session of its own, so that a signal meant for pytest does not reach it and that what is left of it can
+be ended as one group. Its output is in `daemon.log()`, and is part of the message when something does not come up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from tests.support import procfs
+from tests.support.ports import is_listening
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from types import TracebackType
+
+__all__ = ["Daemon", "HaproxyDaemon", "LbdDaemon", "NginxDaemon", "find_program", "start_haproxy", "start_lbd", "start_nginx", "wait_until"]
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+# As many descriptors as the machine allows: 10,000 connections need 20,000 in a balancer.
+NO_FILE_LIMIT = "ulimit -n $(ulimit -Hn); "
+
+
+def find_program(name: str) -> str | None:
+    """Debian keeps daemons in /usr/sbin, which is not in everyone's PATH."""
+    return shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+
+
+def wait_until(holds: Callable[[], bool], what: str, timeout: float = 10.0) -> None:
+    """Polls until it holds; fails with `what` was waited for."""
+    deadline = time.monotonic() + timeout
+    while not holds():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{what}: not within {timeout} s")
+        time.sleep(0.01)
+
+
+class Daemon:
+    """A child process with its output in a file."""
+
+    def __init__(
+        self,
+        arguments: Sequence[str | Path],
+        directory: Path,
+        *,
+        name: str = "",
+        environment: Mapping[str, str] | None = None,
+        stop_signal: signal.Signals = signal.SIGTERM,
+        pass_fds: Sequence[int] = (),
+    ) -> None:
+        self.arguments = [str(argument) for argument in arguments]
+        self.directory = directory
+        self.name = name or Path(self.arguments[0]).name
+        self.stop_signal = stop_signal
+        self.log_path = directory / f"{self.name}.log"
+        directory.mkdir(parents=True, exist_ok=True)
+        with self.log_path.open("ab") as log:
+            self.process = subprocess.Popen(
+                ["/bin/sh", "-c", NO_FILE_LIMIT + 'exec "$@"', "sh", *self.arguments],
+                cwd=directory,
+                env={**os.environ, **(environment or {})},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                pass_fds=pass_fds,
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.stop()
+
+    def __repr__(self) -> str:
+        state = "running" if self.is_running() else f"exited {self.process.returncode}"
+        return f"<{type(self).__name__} {self.name} pid {self.pid} {state}>"
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def is_running(self) -> bool:
+        return self.process.poll() is None
+
+    def workers(self) -> list[int]:
+        """The processes that do the work: the master's children, or itself when it has none."""
+        return procfs.children(self.pid) or [self.pid]
+
+    def log(self) -> str:
+        return self.log_path.read_text(errors="replace")
+
+    def wait_for_log(self, pattern: str, timeout: float = 10.0, start: int = 0) -> re.Match[str]:
+        """The first match in the log from position `start` on."""
+        found: list[re.Match[str]] = []
+
+        def seen() -> bool:
+            found.extend(match for match in [re.search(pattern, self.log()[start:])] if match)
+            return bool(found)
+
+        try:
+            wait_until(seen, f"{pattern!r} in the log of {self.name}", timeout)
+        except TimeoutError as error:
+            raise TimeoutError(f"{error}; the log says:\n{self.log()[-4000:]}") from None
+        return found[0]
+
+    def wait_for_ports(self, *ports: int, timeout: float = 10.0) -> Self:
+        """Until it listens on all of them; at once with its log when it exits instead."""
+
+        def serving() -> bool:
+            if not self.is_running():
+                raise RuntimeError(f"{self.name} exited with {self.process.returncode}:\n{self.log()[-4000:]}")
+            return all(is_listening(port) for port in ports)
+
+        try:
+            wait_until(serving, f"{self.name} on {ports}", timeout)
+        except BaseException as error:
+            self.stop()
+            error.add_note(self.log()[-4000:])
+            raise
+        return self
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def wait(self, timeout: float = 10.0) -> int:
+        """Its exit status, once it ends by itself."""
+        return self.process.wait(timeout)
+
+    def stop(self, timeout: float = 10.0) -> int:
+        """Asks it to end, and ends what is left of its group. The exit status tells whether it came to force (-9)."""
+        if self.is_running():
+            self.signal(self.stop_signal)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(timeout)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)  # our own session: workers that outlived their master too
+        return self.process.wait(timeout)
+
+    def kill(self) -> None:
+        """As a crash would: master and workers at once."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self.process.wait(10.0)
+
+
+class LbdDaemon(Daemon):
+    """An lbd with its configuration in directory/lb.toml, and the admin listener's answers."""
+
+    def __init__(
+        self,
+        text: str,
+        directory: Path,
+        *,
+        pure: bool = False,
+        name: str = "lbd",
+        environment: Mapping[str, str] | None = None,
+        pass_fds: Sequence[int] = (),
+        under: Sequence[str] = (),
+    ) -> None:
+        """`under`: the command that starts it, as ("prlimit", "--nofile=64")."""
+        directory.mkdir(parents=True, exist_ok=True)
+        self.config = directory / f"{name}.toml"
+        self.config.write_text(text)
+        paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+        mode = {"LBD_PURE": "1"} if pure else {}
+        super().__init__(
+            [*under, sys.executable, "-m", "lbd", "-c", self.config],
+            directory,
+            name=name,
+            environment={"PYTHONPATH": paths, "PYTHONUNBUFFERED": "1", **mode, **(environment or {})},
+            pass_fds=pass_fds,
+        )
+
+    @property
+    def admin(self) -> str:
+        """Host and port, as the configuration has them."""
+        match = re.search(r"^\[admin\][^\[]*?^bind\s*=\s*\"([^\"]+)\"", self.config.read_text(), re.MULTILINE | re.DOTALL)
+        return match[1] if match else "127.0.0.1:9901"
+
+    def rewrite(self, text: str) -> None:
+        """In one step, as an operator's tool should: a reload never reads half a file."""
+        new = self.config.with_suffix(".new")
+        new.write_text(text)
+        new.replace(self.config)
+
+    def reload(self, text: str | None = None, timeout: float = 10.0) -> None:
+        """SIGHUP, and wait until the master has said what came of it (a good or a bad reload)."""
+        if text is not None:
+            self.rewrite(text)
+        before = self.reloads()
+        self.signal(signal.SIGHUP)
+        wait_until(lambda: self.reloads() > before, "the reload", timeout)
+
+    def reloads(self) -> float:
+        return sum(value for name, value in self.metrics().items() if name.startswith("lbd_reloads_total{"))
+
+    def ask(self, path: str, timeout: float = 5.0) -> bytes:
+        with urllib.request.urlopen(f"http://{self.admin}{path}", timeout=timeout) as answer:
+            body: bytes = answer.read()
+            return body
+
+    def json(self, path: str) -> Any:  # noqa: ANN401 - whatever the admin API answers
+        return json.loads(self.ask(path))
+
+    def is_ready(self) -> bool:
+        try:
+            return bool(self.ask("/readyz"))
+        except OSError:  # 503, or not listening yet
+            return False
+
+    def wait_ready(self, timeout: float = 10.0) -> Self:
+        def ready() -> bool:
+            if not self.is_running():
+                raise RuntimeError(f"lbd exited with {self.process.returncode}:\n{self.log()[-4000:]}")
+            return self.is_ready()
+
+        try:
+            wait_until(ready, "lbd's /readyz", timeout)
+        except BaseException as error:
+            self.stop()
+            error.add_note(self.log()[-4000:])
+            raise
+        return self
+
+    def metrics(self) -> dict[str, float]:
+        """`lbd_requests_total{code="200",...}` -> value, as scraped."""
+        lines = (line for line in self.ask("/metrics").decode().splitlines() if line and not line.startswith("#"))
+        return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of the series of that name which have those labels."""
+        wanted = [f'{label}="{value}"' for label, value in labels.items()]
+        found = [v for series, v in self.metrics().items() if series.split("{")[0] == name and all(w in series for w in wanted)]
+        return sum(found)
+
+
+class NginxDaemon(Daemon):
+    """nginx in the foreground, everything it writes in its directory."""
+
+    def __init__(self, text: str, directory: Path, name: str = "nginx") -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        config = directory / f"{name}.conf"
+        config.write_text(text)
+        program = find_program("nginx") or "nginx"
+        arguments: list[str | Path] = [program, "-e", directory / f"{name}.error.log", "-p", directory, "-c", config]
+        super().__init__(arguments, directory, name=name, stop_signal=signal.SIGTERM)
+
+
+class HaproxyDaemon(Daemon):
+    """haproxy in the foreground; its one process is its own worker."""
+
+    def __init__(self, text: str, directory: Path, name: str = "haproxy") -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        config = directory / f"{name}.cfg"
+        config.write_text(text)
+        super().__init__([find_program("haproxy") or "haproxy", "-db", "-f", config], directory, name=name)
+
+
+def start_lbd(
+    text: str, directory: Path, *, pure: bool = False, timeout: float = 10.0, environment: Mapping[str, str] | None = None
+) -> LbdDaemon:
+    """An lbd whose workers are ready."""
+    return LbdDaemon(text, directory, pure=pure, environment=environment).wait_ready(timeout)
+
+
+def start_nginx(text: str, directory: Path, *ports: int, name: str = "nginx") -> NginxDaemon:
+    """nginx that listens on those ports; `text` is its whole configuration (nginx_config makes one)."""
+    return NginxDaemon(text, directory, name).wait_for_ports(*ports)
+
+
+def start_haproxy(text: str, directory: Path, *ports: int, name: str = "haproxy") -> HaproxyDaemon:
+    return HaproxyDaemon(text, directory, name).wait_for_ports(*ports)

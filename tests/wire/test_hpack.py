@@ -1,0 +1,90 @@
+"""Fields in bytes, both ways, with hpack as the other side."""
+
+from __future__ import annotations
+
+import pytest
+from hpack.exceptions import HPACKError, OversizedHeaderListError
+from hpack.hpack import Decoder, Encoder
+from hypothesis import given, strategies as st
+
+from lbd.wire.hpack_in import FieldDecoder
+from lbd.wire.hpack_out import LineEncoder, encoded_fields, encoded_integer, encoded_status
+
+FIELDS = st.lists(
+    st.tuples(
+        st.sampled_from([b":method", b":path", b"accept", b"x-a", b"x-b", b"cookie"]), st.sampled_from([b"GET", b"/", b"1", b"2" * 50, b""])
+    ),
+    max_size=6,
+)
+
+
+@given(st.lists(st.tuples(FIELDS, st.sampled_from([None, None, None, 0, 100, 4096])), max_size=30))
+def test_blocks_that_are_remembered_mean_what_they_would_mean_to_hpack(blocks: list[tuple[list[tuple[bytes, bytes]], int | None]]) -> None:
+    """Whatever is put into the table between them, and whatever its size becomes."""
+    encoder, theirs, ours = Encoder(), Decoder(), FieldDecoder(1 << 16)
+    for fields, size in blocks:
+        if size is not None:
+            encoder.header_table_size = size
+        block = encoder.encode(fields)
+        assert list(ours.decode(block)) == list(theirs.decode(block, raw=True)) == fields
+
+
+def test_a_block_of_references_changes_its_meaning_with_the_table() -> None:
+    encoder, decoder = Encoder(), FieldDecoder(1 << 16)
+    decoder.decode(encoder.encode([(b"x", b"1")]))
+    first = bytes((0x80 | 62,))  # the newest entry
+    assert decoder.decode(first) == decoder.decode(first) == ((b"x", b"1"),)
+    decoder.decode(encoder.encode([(b"x", b"2")]))
+    assert decoder.decode(first) == ((b"x", b"2"),)
+    decoder.decode(b"\x20")  # no table any more
+    with pytest.raises(HPACKError):
+        decoder.decode(first)
+
+
+def test_a_header_list_is_bounded() -> None:
+    decoder = FieldDecoder(1000)
+    decoder.decode(Encoder().encode([(b"x", b"1" * 900)]))
+    with pytest.raises(OversizedHeaderListError):
+        decoder.decode(bytes((0x80 | 62,)) * 2)
+
+
+def read(block: bytes) -> list[tuple[bytes, bytes]]:
+    return [(name, value) for name, value in Decoder().decode(block, raw=True)]
+
+
+@pytest.mark.parametrize("repeats", [1, 2])
+def test_lines_become_fields(repeats: int) -> None:
+    lines = b"X-Name: a:b \r\nAccept:*/*\r\nConnection: close\r\nHOST: a\r\nContent-Length: 3\r\nSet-Cookie: s\r\nx: \r\n"
+    encoder = LineEncoder()
+    for _ in range(repeats):
+        assert read(encoder.encode(lines)) == [(b"x-name", b"a:b"), (b"accept", b"*/*"), (b"set-cookie", b"s"), (b"x", b"")]
+    assert encoder.encode(b"") == b""
+
+
+def test_more_lines_than_are_remembered() -> None:
+    encoder = LineEncoder()
+    for number in range(1000):
+        assert read(encoder.encode(b"X-Id: %d\r\n" % number)) == [(b"x-id", b"%d" % number)]
+
+
+@pytest.mark.parametrize("name", [b"authorization", b"cookie", b"set-cookie", b"proxy-authorization"])
+def test_what_is_secret_is_marked(name: bytes) -> None:
+    """RFC 7541, 7.1.3"""
+    (field,) = Decoder().decode(encoded_fields(((name, b"secret"),)), raw=True)
+    assert not field.indexable
+
+
+@given(st.lists(st.tuples(st.binary(min_size=1, max_size=300), st.binary(max_size=3000)), max_size=5))
+def test_any_bytes_are_encoded(fields: list[tuple[bytes, bytes]]) -> None:
+    assert read(encoded_fields(fields)) == fields
+
+
+@pytest.mark.parametrize("status", [100, 103, 200, 204, 206, 304, 400, 404, 418, 500, 503, 599])
+def test_a_status(status: int) -> None:
+    assert read(encoded_status(status)) == [(b":status", b"%d" % status)]
+
+
+@pytest.mark.parametrize(("value", "expected"), [(10, b"\x0a"), (30, b"\x1e"), (31, b"\x1f\x00"), (1337, b"\x1f\x9a\x0a")])
+def test_integers(value: int, expected: bytes) -> None:
+    """RFC 7541, C.1"""
+    assert encoded_integer(value, 5, 0) == expected
