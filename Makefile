@@ -1,0 +1,74 @@
+# `make run` and `make test` work on a fresh machine: scripts/setup installs what is missing and does nothing when all is there.
+
+PYTHON := .venv/bin/python
+PYTEST := $(PYTHON) -m pytest -q
+UNIT := $(PYTEST) -m "not e2e"
+# What runs in both modes: the modules that may be compiled, and the loop that lives on them.
+BOTH := tests/core tests/wire tests/proxy tests/cluster tests/routing
+SECONDS ?= 60
+MINUTES ?= 10
+ARGS ?=
+
+.PHONY: run test check e2e bench fuzz soak fmt fmt-check lint types layers unit-compiled unit-pure build clean help
+.DEFAULT_GOAL := help
+
+help: ## this list
+	@grep -hE '^[a-z0-9-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 16
+
+run: build ## three small origins behind lbd, to try with curl
+	@$(PYTHON) -m lbd demo $(ARGS)
+
+test: ## everything: set-up, check, e2e (under 15 minutes on two slow cores)
+	scripts/setup test
+	$(MAKE) check
+	$(MAKE) e2e
+
+# A make of its own, so that the steps run side by side and each one's output stays together.
+check: .venv/.ready-test ## format, lint, types, layers, unit tests in both modes (under a minute)
+	@$(MAKE) --no-print-directory build
+	@$(MAKE) --no-print-directory -k -j2 --output-sync=target fmt-check lint types unit-compiled unit-pure
+
+e2e: .venv/.ready-test build ## real processes, sockets and signals
+	$(PYTEST) -m e2e tests/e2e $(ARGS)
+
+bench: .venv/.ready-bench build ## against nginx and haproxy; ARGS="--quick", "--only NAME", "--all", "--write"
+	$(PYTHON) -m tests.bench $(ARGS)
+
+fuzz: .venv/.ready-fuzz ## coverage-guided, SECONDS=60 a target
+	LBD_PURE=1 $(PYTHON) -m tests.fuzz --seconds $(SECONDS) $(ARGS)
+
+soak: .venv/.ready-bench build ## load with reloads and kills, MINUTES=10: nothing fails, nothing grows
+	$(PYTHON) -m tests.bench.soak --minutes $(MINUTES) $(ARGS)
+
+build: .venv/.ready-run ## compile the hot path in place; without a C compiler it stays plain Python
+	@[ -d build ] || echo "compiling the hot path: a minute or two, once" >&2
+	@$(PYTHON) setup.py -q build_ext --inplace
+
+fmt: .venv/.ready-test ## rewrite in the project's format
+	$(PYTHON) -m ruff format .
+	$(PYTHON) -m ruff check --fix-only -q .
+
+fmt-check: .venv/.ready-test
+	@$(PYTHON) -m ruff format --check -q .
+
+lint: .venv/.ready-test
+	@$(PYTHON) -m ruff check -q .
+
+types: .venv/.ready-test
+	@$(PYTHON) -m mypy --no-error-summary
+
+layers: .venv/.ready-test ## imports go down the house
+	@$(PYTEST) tests/test_layers.py
+
+unit-compiled: .venv/.ready-test
+	@$(UNIT) $(ARGS)
+
+unit-pure: .venv/.ready-test
+	@LBD_PURE=1 $(UNIT) -p no:cacheprovider $(BOTH) $(ARGS)
+
+clean: ## what was built; .venv stays
+	rm -rf build dist lbd.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find lbd -name '*.so' -delete
+
+.venv/.ready-%: pyproject.toml setup.py scripts/setup
+	scripts/setup $*
