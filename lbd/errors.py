@@ -50,15 +50,17 @@ class ProxyError(Exception):
 
     `status` is for the client (0: nobody is left to answer); `reason` is the machine-readable word that goes to the
     access log, to `lbd_rejected_total{reason}` and, when enabled, to the x-lbd-reason field; `message` is for a person.
+    `retry_after` is what the client is asked to wait before it comes again, in seconds; 0 says nothing of it.
     """
 
-    def __init__(self, side: Side, reason: str, status: int, message: str, retry: Retry = Retry.NEVER) -> None:
+    def __init__(self, side: Side, reason: str, status: int, message: str, retry: Retry = Retry.NEVER, retry_after: float = 0.0) -> None:
         super().__init__(message)
         self.side = side
         self.reason = reason
         self.status = status
         self.message = message
         self.retry = retry
+        self.retry_after = retry_after
 
     def __repr__(self) -> str:
         return f"<ProxyError {self.side.value} {self.reason} {self.status}: {self.message}>"

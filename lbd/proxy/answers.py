@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from email.utils import formatdate
 from http import HTTPStatus
+from math import ceil
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -53,6 +54,8 @@ def error_answer(error: ProxyError, shows_reason: bool, now: float) -> Answer:
     """
     fields = b"Content-Type: text/plain; charset=utf-8\r\nCache-Control: no-store\r\n"
     text = f"{error.status} {reason_phrase(error.status)}\n"
+    if error.retry_after > 0:
+        fields += f"Retry-After: {ceil(error.retry_after)}\r\n".encode()  # whole seconds (RFC 9110 10.2.3)
     if shows_reason:
         fields += f"x-lbd-reason: {error.reason}\r\n".encode()
         text += f"{error.reason}\n"

@@ -149,7 +149,7 @@ async def open_shared(dialling: Dialling) -> Upstream:
 def again(error: Exception | None) -> ProxyError:
     """One of its own for each who waited: an error that is raised collects frames."""
     assert isinstance(error, ProxyError)
-    return ProxyError(error.side, error.reason, error.status, error.message, error.retry)
+    return ProxyError(error.side, error.reason, error.status, error.message, error.retry, error.retry_after)
 
 
 async def dial(dialling: Dialling) -> None:

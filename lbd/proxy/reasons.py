@@ -147,7 +147,7 @@ REASONS: dict[str, Reason] = {
 }
 
 
-def failure(reason: str, message: str = "", retry: Retry = Retry.NEVER) -> ProxyError:
-    """The error for one of REASONS."""
+def failure(reason: str, message: str = "", retry: Retry = Retry.NEVER, retry_after: float = 0.0) -> ProxyError:
+    """The error for one of REASONS; `retry_after` as ProxyError's."""
     known = REASONS[reason]
-    return ProxyError(known.side, reason, known.status, message or known.meaning, retry)
+    return ProxyError(known.side, reason, known.status, message or known.meaning, retry, retry_after)
