@@ -128,4 +128,8 @@ CERTIFICATE_RELOADS = Metric(
     117, "lbd_certificate_reloads_total", "counter", ("result",), "Changed certificate files: ok where they are in use, failed if not."
 )
 
+STATE_FAILURES = Metric(
+    75, "lbd_state_write_failures_total", "counter", (), "Files of the state directory that could not be written; runtime changes are lost."
+)
+
 CATALOGUE: dict[int, Metric] = {m.number: m for m in list(globals().values()) if isinstance(m, Metric)}

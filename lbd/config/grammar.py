@@ -183,6 +183,12 @@ def access_file(text: str) -> None:
     log_file(text, ("stdout", "stderr", "off"))
 
 
+def absolute_path(text: str) -> None:
+    """A daemon's working directory is nobody's business."""
+    if not text.startswith("/"):
+        raise ValueError(f'"{text}" is not a path from the root on; write it like "/var/lib/lbd"')
+
+
 def admin_bind(text: str) -> None:
     if text != "off":
         parse_bind(text)
@@ -199,6 +205,7 @@ GRAMMARS: dict[tuple[type, str], Callable[[str], object]] = {
     (AdminPolicy, "token"): bearer_token,
     (DaemonPolicy, "user"): check_name,
     (DaemonPolicy, "group"): check_name,
+    (DaemonPolicy, "state_directory"): absolute_path,
     (LogPolicy, "file"): log_file,
     (LogPolicy, "access"): access_file,
     (ListenerPolicy, "bind"): parse_bind,

@@ -36,9 +36,10 @@ from lbd.master.probes import Prober
 from lbd.master.process import launch_worker, worker_environment
 from lbd.master.reload import ReloadReport, compare
 from lbd.master.sockets import Change, Sockets, wanted_binds
+from lbd.master.state_directory import StateDirectory
 from lbd.master.states import MASTER_MOVES, MasterState, State
 from lbd.master.supervisor import Supervisor
-from lbd.master.upgrade import Handover, start_successor
+from lbd.master.upgrade import STATE_LOCK, Handover, start_successor
 from lbd.master.vault import CLUSTERS, Vault
 from lbd.worker.log import LineBuffer, LogPolicy, setup_logging
 from lbd.worker.log_file import LogFile
@@ -76,6 +77,9 @@ class Master:
         self.identity = Identity()
         with self._faults.gather():
             self.identity = resolve_identity(config.lbd.user, config.lbd.group, is_root=os.geteuid() == 0)
+        self.state_directory = StateDirectory(None)
+        with self._faults.gather():
+            self.state_directory = StateDirectory.find(config.lbd.state_directory, environ, self.handover.take_lock())
         self.slots = config.lbd.workers or usable_cpus()
         self.board = Board.create(self.slots)
         self.places = Places(self.board.endpoints, self.board.inflight)
@@ -305,6 +309,8 @@ class Master:
             sockets = self.sockets.handed()
             if self.admin is not None:
                 sockets[self.admin.policy.bind] = [sock.fileno() for sock in self.admin.sockets]
+            if self.state_directory.lock >= 0:
+                sockets[STATE_LOCK] = [self.state_directory.lock]
             try:
                 self.successor, reason = await start_successor(sockets, self._environ)
             finally:
@@ -338,5 +344,6 @@ class Master:
         self.sockets.close(keep_files=self.successor != 0)
         if self.admin is not None:
             self.admin.close(keep_file=self.successor != 0)
+        self.state_directory.close()
         self.logs.close()
         self.board.close()

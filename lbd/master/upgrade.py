@@ -24,9 +24,10 @@ from lbd.master.process import describe_exit
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["VARIABLE", "Handover", "start_successor"]
+__all__ = ["STATE_LOCK", "VARIABLE", "Handover", "start_successor"]
 
 VARIABLE = "LBD_UPGRADE"
+STATE_LOCK = "state lock"  # among the binds, but none: the descriptor that keeps others out of the state directory
 PATIENCE = 60.0  # seconds for the new master to get ready
 # Of the old one alone: sockets come by VARIABLE, and the watchdog is whoever is the main process.
 OLD_ONLY = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "WATCHDOG_PID")
@@ -61,6 +62,10 @@ class Handover:
         if fds[count:]:
             self._sockets[f"{bind} (more)"] = fds[count:]
         return [socket.socket(fileno=fd) for fd in fds[:count]]
+
+    def take_lock(self) -> int:
+        """That of the state directory, ours now; -1 when there is none."""
+        return next(iter(self._sockets.pop(STATE_LOCK, [])), -1)
 
     def finish(self) -> None:
         """We are ready: the predecessor may go, and what nobody took is closed."""

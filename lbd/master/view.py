@@ -102,6 +102,7 @@ class MasterView:
         yield metrics.WORKER_RESTARTS.name, {}, float(master.supervisor.restarts if master.supervisor else 0)
         for (cluster, address), place in master.places.items():
             yield metrics.ENDPOINT_INFLIGHT.name, {"cluster": cluster, "endpoint": address}, float(master.board.inflight(place))
+        yield metrics.STATE_FAILURES.name, {}, float(master.state_directory.failures)
         yield from master.prober.metrics()
         yield from master.vault.metrics(master.cluster_vault)
         yield from master.resolver.metrics()
