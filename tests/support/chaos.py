@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tests.support import procfs
+from tests.support.patience import PATIENCE
 from tests.support.ports import free_ports
 from tests.support.processes import wait_until
 
@@ -114,7 +115,7 @@ def look(lbd: LbdDaemon, workers: list[int]) -> Rest:
     )
 
 
-def at_rest(lbd: LbdDaemon, timeout: float = 10.0, workers: list[int] | None = None) -> Rest:
+def at_rest(lbd: LbdDaemon, timeout: float = PATIENCE, workers: list[int] | None = None) -> Rest:
     """Once nobody is connected and the idle upstream connections have been closed. Of those workers, or of all."""
 
     def is_quiet() -> bool:

@@ -10,6 +10,8 @@ import socket
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
+from tests.support.patience import PATIENCE
+
 if TYPE_CHECKING:
     from types import TracebackType
 
@@ -167,7 +169,7 @@ def request_bytes(method: str, target: str, fields: dict[str, str] | None = None
 class Downstream:
     """One connection to a balancer."""
 
-    def __init__(self, address: int | str | socket.socket, timeout: float = 10.0) -> None:
+    def __init__(self, address: int | str | socket.socket, timeout: float = PATIENCE) -> None:
         """`address` is a port of 127.0.0.1, the path of a unix socket, or what is connected already."""
         if isinstance(address, socket.socket):
             self.sock = address
@@ -213,7 +215,7 @@ class Downstream:
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00")
         self.sock.close()
 
-    def is_closed_by_peer(self, timeout: float = 5.0) -> bool:
+    def is_closed_by_peer(self, timeout: float = PATIENCE) -> bool:
         """Waits for the end of the stream; False when bytes or nothing at all came instead."""
         self.sock.settimeout(timeout)
         try:
@@ -227,7 +229,7 @@ class Downstream:
         self.sock.close()
 
 
-def get(address: int | str, target: str = "/", fields: dict[str, str] | None = None, timeout: float = 10.0) -> Answer:
+def get(address: int | str, target: str = "/", fields: dict[str, str] | None = None, timeout: float = PATIENCE) -> Answer:
     """One GET on a connection of its own."""
     with Downstream(address, timeout) as downstream:
         return downstream.ask("GET", target, fields)

@@ -21,6 +21,8 @@ import h2.connection
 import h2.events
 import trio
 
+from tests.support.patience import PATIENCE
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -201,7 +203,7 @@ class Http2End(Http2Client):
 class Http2Socket(Http2Client):
     """On a socket, blocking."""
 
-    def __init__(self, port: int, *, reads_bodies: bool = True, timeout: float = 20.0, wrap: Wrap | None = None) -> None:
+    def __init__(self, port: int, *, reads_bodies: bool = True, timeout: float = PATIENCE, wrap: Wrap | None = None) -> None:
         """`wrap`: TLS, for instance."""
         super().__init__(reads_bodies=reads_bodies)
         plain = socket.create_connection(("127.0.0.1", port), timeout)

@@ -19,6 +19,8 @@ from h2.events import ConnectionTerminated, DataReceived, RequestReceived, Strea
 from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes
 
+from tests.support.patience import PATIENCE
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from types import TracebackType
@@ -62,7 +64,7 @@ class Http2Origin:
         self._scope = trio.CancelScope()
         self._thread = threading.Thread(target=trio.run, args=(self._serve,), daemon=True)
         self._thread.start()
-        assert self._ready.wait(10.0)
+        assert self._ready.wait(PATIENCE)
 
     def __enter__(self) -> Self:
         return self
@@ -75,7 +77,7 @@ class Http2Origin:
         self.released.set()
         if self._token is not None and self._thread.is_alive():
             self._token.run_sync_soon(self._scope.cancel)
-        self._thread.join(10.0)
+        self._thread.join(PATIENCE)
 
     def leave(self) -> None:
         """Accepts no more, and says so on every connection: the requests that are here are the last."""

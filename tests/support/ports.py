@@ -10,6 +10,8 @@ import time
 
 import pytest
 
+from tests.support.patience import PATIENCE
+
 __all__ = ["free_port", "free_ports", "is_listening", "needs_filters", "wait_for_port"]
 
 # Below the range the kernel gives to outgoing connections (ip_local_port_range starts at 32768): a port found free there can be
@@ -60,7 +62,7 @@ def is_listening(port: int, host: str = "127.0.0.1") -> bool:
     return True
 
 
-def wait_for_port(port: int, timeout: float = 10.0, host: str = "127.0.0.1") -> None:
+def wait_for_port(port: int, timeout: float = PATIENCE, host: str = "127.0.0.1") -> None:
     """Returns as soon as something accepts there."""
     deadline = time.monotonic() + timeout
     while not is_listening(port, host):

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from tests.support import procfs
+from tests.support.patience import PATIENCE
 from tests.support.ports import is_listening
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def find_program(name: str) -> str | None:
     return shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
 
 
-def wait_until(holds: Callable[[], bool], what: str, timeout: float = 10.0) -> None:
+def wait_until(holds: Callable[[], bool], what: str, timeout: float = PATIENCE) -> None:
     """Polls until it holds; fails with `what` was waited for."""
     deadline = time.monotonic() + timeout
     while not holds():
@@ -106,7 +107,7 @@ class Daemon:
     def log(self) -> str:
         return self.log_path.read_text(errors="replace")
 
-    def wait_for_log(self, pattern: str, timeout: float = 10.0, start: int = 0) -> re.Match[str]:
+    def wait_for_log(self, pattern: str, timeout: float = PATIENCE, start: int = 0) -> re.Match[str]:
         """The first match in the log from position `start` on."""
         found: list[re.Match[str]] = []
 
@@ -120,7 +121,7 @@ class Daemon:
             raise TimeoutError(f"{error}; the log says:\n{self.log()[-4000:]}") from None
         return found[0]
 
-    def wait_for_ports(self, *ports: int, timeout: float = 10.0) -> Self:
+    def wait_for_ports(self, *ports: int, timeout: float = PATIENCE) -> Self:
         """Until it listens on all of them; at once with its log when it exits instead."""
 
         def serving() -> bool:
@@ -139,11 +140,11 @@ class Daemon:
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 
-    def wait(self, timeout: float = 10.0) -> int:
+    def wait(self, timeout: float = PATIENCE) -> int:
         """Its exit status, once it ends by itself."""
         return self.process.wait(timeout)
 
-    def stop(self, timeout: float = 10.0) -> int:
+    def stop(self, timeout: float = PATIENCE) -> int:
         """Asks it to end, and ends what is left of its group. The exit status tells whether it came to force (-9)."""
         if self.is_running():
             self.signal(self.stop_signal)
@@ -157,7 +158,7 @@ class Daemon:
         """As a crash would: master and workers at once."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
-        self.process.wait(10.0)
+        self.process.wait(PATIENCE)
 
 
 class LbdDaemon(Daemon):
@@ -200,7 +201,7 @@ class LbdDaemon(Daemon):
         new.write_text(text)
         new.replace(self.config)
 
-    def reload(self, text: str | None = None, timeout: float = 10.0) -> None:
+    def reload(self, text: str | None = None, timeout: float = PATIENCE) -> None:
         """SIGHUP, and wait until the master has said what came of it (a good or a bad reload)."""
         if text is not None:
             self.rewrite(text)
@@ -211,7 +212,7 @@ class LbdDaemon(Daemon):
     def reloads(self) -> float:
         return sum(value for name, value in self.metrics().items() if name.startswith("lbd_reloads_total{"))
 
-    def ask(self, path: str, timeout: float = 5.0) -> bytes:
+    def ask(self, path: str, timeout: float = PATIENCE) -> bytes:
         with urllib.request.urlopen(f"http://{self.admin}{path}", timeout=timeout) as answer:
             body: bytes = answer.read()
             return body
@@ -225,7 +226,7 @@ class LbdDaemon(Daemon):
         except OSError:  # 503, or not listening yet
             return False
 
-    def wait_ready(self, timeout: float = 10.0) -> Self:
+    def wait_ready(self, timeout: float = PATIENCE) -> Self:
         def ready() -> bool:
             if not self.is_running():
                 raise RuntimeError(f"lbd exited with {self.process.returncode}:\n{self.log()[-4000:]}")
@@ -274,7 +275,7 @@ class HaproxyDaemon(Daemon):
 
 
 def start_lbd(
-    text: str, directory: Path, *, pure: bool = False, timeout: float = 10.0, environment: Mapping[str, str] | None = None
+    text: str, directory: Path, *, pure: bool = False, timeout: float = PATIENCE, environment: Mapping[str, str] | None = None
 ) -> LbdDaemon:
     """An lbd whose workers are ready."""
     return LbdDaemon(text, directory, pure=pure, environment=environment).wait_ready(timeout)

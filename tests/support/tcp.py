@@ -9,6 +9,7 @@ import socket
 import threading
 from typing import TYPE_CHECKING, Any, Self
 
+from tests.support.patience import PATIENCE
 from tests.support.ports import free_port
 from tests.support.processes import wait_until
 
@@ -110,7 +111,7 @@ def tls_name(name: str, context: ssl.SSLContext) -> Callable[[socket.socket], No
     return serve
 
 
-def dial(port: int, *, source: str = "", timeout: float = 10.0) -> socket.socket:
+def dial(port: int, *, source: str = "", timeout: float = PATIENCE) -> socket.socket:
     """From another loopback address, where one is named: that is who lbd sees."""
     connection = socket.create_connection(("127.0.0.1", port), timeout, (source, 0) if source else None)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -8,6 +8,8 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, Self
 
+from tests.support.patience import PATIENCE
+
 if TYPE_CHECKING:
     import socket
     from pathlib import Path
@@ -20,7 +22,7 @@ class Teller(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def setup(self) -> None:
-        self.request.settimeout(10)
+        self.request.settimeout(PATIENCE)
         self.request.do_handshake()  # here, not where connections are accepted
         super().setup()
 

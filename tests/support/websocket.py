@@ -17,6 +17,8 @@ import trio
 from websockets.trio.client import connect
 from websockets.trio.server import serve
 
+from tests.support.patience import PATIENCE
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
@@ -62,7 +64,7 @@ async def serving(port: int, **settings: Any) -> AsyncIterator[trio.CancelScope]
 
 
 def open_socket(port: int, path: str, *, scheme: str = "ws", **settings: Any) -> connect:  # noqa: ANN401 - any of connect()
-    settings = {"max_size": None, "ping_interval": None, "proxy": None, "open_timeout": 30, **settings}
+    settings = {"max_size": None, "ping_interval": None, "proxy": None, "open_timeout": PATIENCE, **settings}
     return connect(f"{scheme}://127.0.0.1:{port}{path}", **settings)
 
 
