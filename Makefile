@@ -29,7 +29,7 @@ check: .venv/.ready-test ## format, lint, types, layers, unit tests in both mode
 	@$(MAKE) --no-print-directory -k -j2 --output-sync=target fmt-check lint types unit-compiled unit-pure
 
 e2e: .venv/.ready-test build ## real processes, sockets and signals
-	$(PYTEST) -m e2e tests/e2e $(ARGS)
+	scripts/e2e $(ARGS)
 
 bench: .venv/.ready-bench build ## against nginx and haproxy; ARGS="--quick", "--only NAME", "--all", "--write"
 	$(PYTHON) -m tests.bench $(ARGS)

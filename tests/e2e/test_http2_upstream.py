@@ -280,6 +280,7 @@ def test_nginx_that_ends_connections_after_few_requests(is_http2: bool, port: in
         assert len(get(port, "/10k").body) == BODIES["10k"]
 
 
+@pytest.mark.alone
 def test_a_thousand_streams_on_one_connection_up_and_down(port: int, tmp_path: Path) -> None:
     h2load = find_program("h2load")
     if h2load is None:

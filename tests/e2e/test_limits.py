@@ -195,6 +195,7 @@ def test_a_slow_head_is_cut_off_as_a_whole(lab: Lab) -> None:
         assert 0.4 < time.monotonic() - begun < 3.0
 
 
+@pytest.mark.alone
 def test_many_slow_heads_hinder_nobody(lab: Lab) -> None:
     port, before = lab.ports["slow-heads"], lab.rejected("header_timeout")
     with ExitStack() as stack:

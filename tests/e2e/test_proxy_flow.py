@@ -248,6 +248,7 @@ http {{
 """
 
 
+@pytest.mark.alone
 @in_one_mode
 @pytest.mark.skipif(find_compiler() is None, reason=NO_COMPILER)
 def test_the_greedy_do_not_starve_the_others(lab: Lab, origins: list[NginxOrigin], tmp_path: Path) -> None:
@@ -285,6 +286,7 @@ def greed(port: int, directory: Path) -> Iterator[None]:
     load.counts().assert_clean()
 
 
+@pytest.mark.alone
 @in_one_mode
 @pytest.mark.skipif(resource.getrlimit(resource.RLIMIT_NOFILE)[1] < 2 * MANY, reason=f"needs `ulimit -Hn` of {2 * MANY} or more")
 def test_ten_thousand_idle_connections(lab: Lab) -> None:

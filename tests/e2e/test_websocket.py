@@ -184,6 +184,7 @@ async def test_an_origin_that_is_not_there(lab: Lab) -> None:
 # Many
 
 
+@pytest.mark.alone
 async def test_a_thousand_at_once(lab: Lab) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
