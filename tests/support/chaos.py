@@ -105,17 +105,17 @@ class Rest:
         )
 
 
-def look(lbd: LbdDaemon, workers: list[int]) -> Rest:
-    """As they are now."""
+def look(lbd: LbdDaemon, workers: list[int], master: int = 0) -> Rest:
+    """As they are now; `master`: after an upgrade it is no child of ours."""
     return Rest(
-        procfs.open_fds(lbd.pid),
+        procfs.open_fds(master or lbd.pid),
         max(map(procfs.open_fds, workers)),
-        procfs.rss_of(lbd.pid),
+        procfs.rss_of(master or lbd.pid),
         max(map(procfs.rss_of, workers)),
     )
 
 
-def at_rest(lbd: LbdDaemon, timeout: float = PATIENCE, workers: list[int] | None = None) -> Rest:
+def at_rest(lbd: LbdDaemon, timeout: float = PATIENCE, workers: list[int] | None = None, master: int = 0) -> Rest:
     """Once nobody is connected and the idle upstream connections have been closed. Of those workers, or of all."""
 
     def is_quiet() -> bool:
@@ -124,4 +124,4 @@ def at_rest(lbd: LbdDaemon, timeout: float = PATIENCE, workers: list[int] | None
         return not any(value for name, value in metrics.items() if name.startswith(gauges))
 
     wait_until(is_quiet, "no connections and nothing in flight", timeout)
-    return look(lbd, workers or lbd.workers())
+    return look(lbd, workers or lbd.workers(), master)

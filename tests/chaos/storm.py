@@ -1,0 +1,248 @@
+"""The daemon, its origins, and what is done to them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import trio
+
+from tests.chaos.attackers import attack
+from tests.chaos.origin import ChaosOrigin
+from tests.support import procfs
+from tests.support.certificates import Authority
+from tests.support.grpc_origin import GrpcOrigin
+from tests.support.ports import free_ports
+from tests.support.processes import LbdDaemon, wait_until
+
+if TYPE_CHECKING:
+    from contextlib import ExitStack
+    from pathlib import Path
+
+    from tests.chaos.clients import Troubles
+    from tests.chaos.schedule import Event
+
+__all__ = ["Site", "can_mount"]
+
+NAME = "origins.chaos"
+BALANCES = ("round-robin", "least-requests", "power-of-two", "random", "consistent-hash", "maglev", "peak-ewma")
+BREAKING = ("kill", "stop")  # what ends answers that have begun, beside the moods below
+BREAKING_MOODS = ("cut", "reset", "hang")
+
+TEXT = """\
+[lbd]
+workers = {workers}
+drain_timeout = "5s"
+[log]
+access = "off"
+[admin]
+bind = "127.0.0.1:{admin}"
+[listener.web]
+bind = "127.0.0.1:{port}"
+cluster = "web"
+reason_header = true
+[[listener.web.route]]
+path = "/lab.Echo/"
+cluster = "grpc"
+[[listener.web.route]]
+path_exact = "/echo"
+cluster = "ws"
+[listener.secure]
+bind = "127.0.0.1:{tls_port}"
+cluster = "web"
+reason_header = true
+tls = {{ cert = "{cert}", key = "{key}" }}
+[listener.raw]
+bind = "127.0.0.1:{tcp_port}"
+protocol = "tcp"
+cluster = "tcp"
+[cluster.web]
+endpoints = [{web}]
+balance = "{balance}"
+hash_key = "uri"
+health = {{ protocol = "tcp", interval = "200ms", timeout = "500ms", fall = 2, rise = 1 }}
+resolve_interval = "300ms"
+{more}
+[cluster.grpc]
+endpoints = [{grpc}]
+protocol = "h2"
+health = {{ protocol = "tcp", interval = "200ms", timeout = "500ms", fall = 2, rise = 1 }}
+[cluster.ws]
+endpoints = [{ws}]
+health = {{ protocol = "tcp", interval = "200ms", timeout = "500ms", fall = 2, rise = 1 }}
+[cluster.tcp]
+endpoints = [{tcp}]
+health = {{ protocol = "tcp", interval = "200ms", timeout = "500ms", fall = 2, rise = 1 }}
+"""
+# What lets every safe request through while two of five origins are unwell.
+SAFE = """\
+timeouts = { response = "1s" }
+retry = { attempts = 3 }
+"""
+
+
+def can_mount() -> bool:
+    """For a hosts file of the daemon's own."""
+    return os.geteuid() == 0 and subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode == 0
+
+
+class ChaosLbd(LbdDaemon):
+    """A daemon that may be another process after an upgrade."""
+
+    def master(self) -> int:
+        return int(self.json("/api/v1/status")["pid"])
+
+    def end(self) -> None:
+        """Of whoever is the master now."""
+        pid = self.master()
+        os.kill(pid, signal.SIGTERM)
+        wait_until(lambda: not procfs.is_alive(pid), "the end of the master", 30)
+        self.stop()
+
+
+class Site:
+    """Five origins and a daemon in front of them."""
+
+    def __init__(self, directory: Path, origins: int, workers: int, troubles: Troubles, stack: ExitStack) -> None:
+        self.directory, self.workers, self.troubles = directory, workers, troubles
+        self.port, self.tls_port, self.tcp_port, self.admin, *ports = free_ports(4 + 4 * origins)
+        self.ledger = directory / "ledger"
+        self.ledger.touch()
+        self.origins: list[ChaosOrigin] = []
+        self.grpc: list[GrpcOrigin] = []
+        self.counts: Counter[str] = Counter()
+        self.broken_reloads = 0
+        for number in range(origins):
+            http, ws, tcp, grpc = ports[4 * number : 4 * number + 4]
+            origin = ChaosOrigin(directory, f"origin-{number}", (http, ws, tcp), self.ledger)
+            self.origins.append(origin)
+            stack.callback(origin.kill)
+            self.grpc.append(GrpcOrigin(directory, f"origin-{number}", port=grpc))
+            stack.callback(self.kill_calls, number)
+        for origin in self.origins:
+            origin.start()
+        for call in self.grpc:
+            call.wait_for_ports(call.port, timeout=30)
+        authority = Authority(directory)
+        self.cert, self.key = authority.issue("site", "localhost")
+        self.has_names = can_mount()
+        self.under: tuple[str, ...] = ()
+        if self.has_names:
+            self.say_names(known=True)
+            (directory / "resolv.conf").write_text("nameserver 127.0.0.1\noptions timeout:1 attempts:1\n")
+            mounts = f"mount --bind {directory}/hosts /etc/hosts && mount --bind {directory}/resolv.conf /etc/resolv.conf"
+            self.under = ("unshare", "-m", "sh", "-c", f'{mounts} && exec "$@"', "sh")
+        self.lbd = ChaosLbd(self.text(0), directory, under=self.under)
+        stack.callback(self.lbd.stop)
+        self.lbd.wait_ready(30)
+
+    def kill_calls(self, number: int) -> None:
+        self.grpc[number].kill()
+
+    def say_names(self, *, known: bool) -> None:
+        """The hosts file in place: the mount is of its inode."""
+        (self.directory / "hosts").write_text("127.0.0.1 localhost\n" + (f"127.0.0.1 {NAME}\n" if known else ""))
+
+    def text(self, variant: int) -> str:
+        """Another configuration for each number, all of which serve the same."""
+        host = NAME if self.has_names else "127.0.0.1"
+
+        def addresses(ports: list[int]) -> str:
+            return ", ".join(f'"{host}:{port}"' for port in ports)
+
+        return TEXT.format(
+            workers=self.workers, admin=self.admin, port=self.port, tls_port=self.tls_port, tcp_port=self.tcp_port,
+            cert=self.cert, key=self.key, balance=BALANCES[variant % len(BALANCES)],
+            web=addresses([origin.ports[0] for origin in self.origins]), ws=addresses([origin.ports[1] for origin in self.origins]),
+            tcp=addresses([origin.ports[2] for origin in self.origins]), grpc=addresses([call.port for call in self.grpc]),
+            more=SAFE + f"pool = {{ max_idle = {(0, 1, 8, 128)[variant % 4]} }}",
+        )  # fmt: skip
+
+    # What is done
+
+    async def run(self, events: list[Event], begin: float) -> None:
+        """Each at its time; those that last are taken back by a task of their own."""
+        async with trio.open_nursery() as nursery:
+            for event in events:
+                await trio.sleep(max(0.0, begin + event.at - trio.current_time()))
+                self.counts[event.kind if event.kind not in ("mood", "attack") else f"{event.kind}: {event.argument}"] += 1
+                nursery.start_soon(self.happen, event)
+
+    async def happen(self, event: Event) -> None:
+        match event.kind:
+            case "kill" | "stop" | "mood":
+                await self.trouble(event)
+            case "names":
+                self.say_names(known=False)
+                await trio.sleep(event.lasts)
+                self.say_names(known=True)
+            case "reload":
+                self.lbd.rewrite(self.text(int(event.argument)))
+                await self.send(signal.SIGHUP)
+            case "broken reload":
+                good = self.lbd.config.read_text()
+                self.lbd.rewrite(good + "\nnonsense = 1\n")
+                await self.send(signal.SIGHUP)
+                await trio.sleep(0.3)
+                self.lbd.rewrite(good)
+            case "worker":
+                await self.kill_worker(event.target)
+            case "upgrade":
+                await self.send(signal.SIGUSR2)
+            case "attack":
+                await trio.to_thread.run_sync(attack, event.argument, self.port)
+
+    async def send(self, number: signal.Signals) -> None:
+        with contextlib.suppress(OSError, KeyError, ValueError):  # between two masters nobody may answer
+            os.kill(await trio.to_thread.run_sync(self.lbd.master), number)
+
+    async def trouble(self, event: Event) -> None:
+        origin = self.origins[event.target]
+        first = time.monotonic()
+        word = event.argument.split()[0] if event.argument else ""
+        span = [first, float("inf")]
+        breaks = event.kind in BREAKING or word in BREAKING_MOODS
+        if breaks:
+            self.troubles.origins.append((first, float("inf")))
+            place = len(self.troubles.origins) - 1
+        if event.kind == "kill":
+            origin.kill()
+            self.grpc[event.target].kill()
+            await trio.sleep(event.lasts)
+            await trio.to_thread.run_sync(self.revive, event.target)
+        elif event.kind == "stop":
+            pids = [origin.process.pid if origin.process else 0, self.grpc[event.target].pid]
+            for pid in filter(None, pids):
+                os.kill(pid, signal.SIGSTOP)
+            await trio.sleep(event.lasts)
+            for pid in filter(None, pids):
+                os.kill(pid, signal.SIGCONT)
+        else:
+            origin.tell(event.argument)
+            await trio.sleep(event.lasts)
+            origin.tell("well")
+        if breaks:
+            span[1] = time.monotonic() + 0.5
+            self.troubles.origins[place] = (span[0], span[1])
+
+    def revive(self, number: int) -> None:
+        self.origins[number].start()
+        old = self.grpc[number]
+        self.grpc[number] = GrpcOrigin(self.directory, f"origin-{number}", port=old.port)
+        self.grpc[number].wait_for_ports(old.port, timeout=30)
+
+    async def kill_worker(self, slot: int) -> None:
+        try:
+            status = await trio.to_thread.run_sync(self.lbd.json, "/api/v1/status")
+            pid = int(status["workers"][slot]["pid"])
+        except (OSError, KeyError, ValueError):
+            return
+        if pid:
+            self.troubles.workers.append(time.monotonic())
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
