@@ -9,7 +9,8 @@ is nearly always right and an endpoint that is down leaves its share to all othe
 place does not move; they skip.
 
 Panic: when fewer than `panic` of the endpoints are healthy and no backup is, health is ignored. Most likely the checks are wrong or
-starved, and sending everything to the few left would take those down too (Envoy's healthy_panic_threshold).
+starved, and sending everything to the few left would take those down too (Envoy's healthy_panic_threshold). Those that an operator
+has drained count neither way, and get nothing in panic either.
 """
 
 from __future__ import annotations
@@ -154,7 +155,10 @@ class Cluster:
             return f"{self.name} has no endpoints: no name has resolved to an address yet"
         full = sum(endpoint.is_full() for endpoint in self.endpoints)
         full_text = f", {full} have max_requests in flight" if full else ""
-        return f"no endpoint of {self.name} can take the request: {self.healthy_count} of {len(self.endpoints)} are up{full_text}"
+        drained = sum(endpoint.drained for endpoint in self.endpoints)
+        drained_text = f", {drained} drained" if drained else ""
+        up_text = f"{self.healthy_count} of {len(self.endpoints)} are up"
+        return f"no endpoint of {self.name} can take the request: {up_text}{drained_text}{full_text}"
 
     # Choosing
 
@@ -181,7 +185,7 @@ class Cluster:
         return None
 
     def _may_take(self, endpoint: Endpoint, bound: LoadBound | None) -> bool:
-        if not endpoint.up and not self.is_panicking:
+        if not endpoint.up and (endpoint.drained or not self.is_panicking):
             return False
         if endpoint.max_requests and endpoint.is_full():
             return False
@@ -192,7 +196,7 @@ class Cluster:
     def set_health(self, address: str, up: bool) -> None:
         """A flip. An address that has left meanwhile is nobody's."""
         endpoint = self._by_address.get(address)
-        if endpoint is not None and endpoint.up != up:
+        if endpoint is not None and endpoint.up != up and not endpoint.drained:
             endpoint.up = up
             self._is_stale = True  # arranged by the next pick: flips come in bunches
 
@@ -249,7 +253,8 @@ class Cluster:
         live_backups = [endpoint for endpoint in backups if endpoint.up]
         self.is_panicking = is_panic(self.policy.panic, self.endpoints)
         if self.is_panicking:
-            live, live_backups = first, backups
+            live = [endpoint for endpoint in first if not endpoint.drained]
+            live_backups = [endpoint for endpoint in backups if not endpoint.drained]
         is_hash = self.policy.balance in HASHES
         tiers = [(first if is_hash else live)] if live else []
         if live_backups:

@@ -7,7 +7,7 @@ cdef class Endpoint:
     cdef readonly object cluster_name, address, name
     cdef readonly Pool pool
     cdef readonly Py_ssize_t weight, index, max_requests
-    cdef readonly bint backup
+    cdef readonly bint backup, drained
     cdef public bint up
     cdef public object origination
     cdef readonly double latency, observed_at

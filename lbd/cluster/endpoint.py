@@ -41,14 +41,16 @@ class EndpointFacts(Protocol):
     def backup(self) -> bool: ...
     @property
     def max_requests(self) -> int: ...
+    @property
+    def drained(self) -> bool: ...
 
 
 class Endpoint:
-    """`up` is what the health check says; whether it matters (panic) is the cluster's to know."""
+    """`up` is what the health check says; whether it matters (panic) is the cluster's to know. One that is `drained` is never up."""
 
     __slots__ = (
-        "_board", "_cells", "_inflight", "_opened", "_reused", "_segment", "address", "backup", "cluster_name", "index",
-        "latency", "max_requests", "name", "observed_at", "origination", "pool", "up", "weight",
+        "_board", "_cells", "_inflight", "_opened", "_reused", "_segment", "address", "backup", "cluster_name", "drained",
+        "index", "latency", "max_requests", "name", "observed_at", "origination", "pool", "up", "weight",
     )  # fmt: skip
 
     def __init__(
@@ -77,7 +79,8 @@ class Endpoint:
         """Takes over what the master now says; the address stays."""
         self.name = facts.name or facts.address
         self.weight = facts.weight
-        self.up = facts.up
+        self.drained = facts.drained
+        self.up = facts.up and not facts.drained
         self.backup = facts.backup
         self.max_requests = facts.max_requests
         if facts.index != self.index:

@@ -83,12 +83,14 @@ class Standing(Protocol):
     def up(self) -> bool: ...
     @property
     def backup(self) -> bool: ...
+    @property
+    def drained(self) -> bool: ...
 
 
 def is_panic(share: float, endpoints: Sequence[Standing]) -> bool:
-    """Whether health is to be ignored: a smaller share than this of the endpoints is up, and no backup is."""
-    first = [endpoint.up for endpoint in endpoints if not endpoint.backup]
-    backups = [endpoint.up for endpoint in endpoints if endpoint.backup]
+    """Whether health is to be ignored: a smaller share than this of the endpoints is up, and no backup is. Who is drained is no matter."""
+    first = [endpoint.up for endpoint in endpoints if not endpoint.backup and not endpoint.drained]
+    backups = [endpoint.up for endpoint in endpoints if endpoint.backup and not endpoint.drained]
     if not first:
         first, backups = backups, []
     return not any(backups) and sum(first) < share * len(first)

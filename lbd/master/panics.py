@@ -55,7 +55,7 @@ class Panics:
         self._distress[cluster] = now
         if now == before:
             return
-        up = f"{sum(endpoint.up for endpoint in endpoints)} of {len(endpoints)} endpoints up"
+        up = f"{sum(endpoint.up and not endpoint.drained for endpoint in endpoints)} of {len(endpoints)} endpoints up"
         if now == "panic":
             logger.warning("cluster %s: %s, a smaller share than panic = %g: all are tried, whatever their checks say", cluster, up, share)
         elif now == "down":
@@ -68,4 +68,4 @@ def distress(share: float, endpoints: Sequence[EndpointState]) -> str:
     """ "panic", "down", or "" while there are enough."""
     if is_panic(share, endpoints):
         return "panic"
-    return "down" if endpoints and not any(endpoint.up for endpoint in endpoints) else ""
+    return "down" if endpoints and not any(endpoint.up and not endpoint.drained for endpoint in endpoints) else ""

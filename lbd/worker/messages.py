@@ -35,12 +35,13 @@ class EndpointState:
     """One endpoint as the master knows it. `address` is literal ("10.0.0.1:80", "[::1]:80", "unix:/run/app.sock")."""
 
     address: str
-    weight: int
+    weight: int  # in force: as configured, or as an operator wants it for now
     index: int  # its place in the board's in-flight table, the same in every worker
     up: bool = True
     name: str = ""  # as configured ("app.internal:80"), where that is not the address
     backup: bool = False
     max_requests: int = 0  # at once, over all workers; 0 is no limit
+    drained: bool = False  # an operator has taken it out: no new request goes there, whatever its health, not even in panic
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +84,7 @@ class Applied:
 
 @dataclass(frozen=True, slots=True)
 class Endpoints:
-    """A cluster's endpoints have changed by themselves: a name resolves to other addresses."""
+    """A cluster's endpoints have changed without a reload: a name resolves to other addresses, or an operator wants it so."""
 
     cluster: str
     endpoints: tuple[EndpointState, ...]

@@ -28,6 +28,7 @@ class Facts:
     name: str = ""
     backup: bool = False
     max_requests: int = 0
+    drained: bool = False
 
 
 @dataclass(eq=False)

@@ -188,6 +188,38 @@ def test_backups_among_themselves_are_like_others() -> None:
     assert who(cluster) == {"a:1", "b:1"}
 
 
+@pytest.mark.parametrize("balance", BALANCES)
+def test_who_is_drained_gets_nothing_whatever_its_health(balance: str) -> None:
+    members = facts(*ABC)
+    cluster = filled_cluster(members, Random(1), balance=balance)
+    places = {key: cluster.pick(key, ()) for key in (b"key-%d" % i for i in range(300))}
+    drained = [members[0], replace(members[1], drained=True), members[2]]
+    cluster.update(drained)
+    assert who(cluster) == {"a:1", "c:1"}
+    if balance in HASHES:
+        moved = {key for key, endpoint in places.items() if cluster.pick(key, ()) is not endpoint}
+        assert moved == {key for key, endpoint in places.items() if endpoint is not None and endpoint.address == "b:1"}
+    cluster.set_health("b:1", True)
+    assert who(cluster) == {"a:1", "c:1"}, "a check brings nobody back whom an operator has taken out"
+    cluster.set_health("a:1", False)
+    cluster.set_health("c:1", False)
+    assert (who(cluster), cluster.is_panicking) == ({"a:1", "c:1"}, True), "nor does panic"
+    cluster.set_health("a:1", True)
+    assert (who(cluster), cluster.is_panicking) == ({"a:1"}, False), "one of the two that count is up"
+    cluster.update(members)
+    assert who(cluster) == set(ABC)
+
+
+@pytest.mark.parametrize("balance", BALANCES)
+def test_when_all_are_drained_backups_take_over_and_then_nobody(balance: str) -> None:
+    members = [*facts("a:1", drained=True), replace(Facts("b:1", index=1), backup=True)]
+    cluster = filled_cluster(members, Random(1), balance=balance)
+    assert who(cluster) == {"b:1"}
+    cluster.update([replace(member, drained=True) for member in members])
+    assert who(cluster) == {""}
+    assert cluster.why_none() == "no endpoint of web can take the request: 0 of 2 are up, 2 drained"
+
+
 # Limits
 
 

@@ -23,8 +23,8 @@ ALL_OUT = "0 of 3 endpoints up"
 
 
 def states(text: str) -> tuple[EndpointState, ...]:
-    """U up, d down; V and b likewise, of backups."""
-    return tuple(EndpointState(f"10.0.0.{i}:80", 1, i, letter in "UV", "", letter in "Vb", 0) for i, letter in enumerate(text))
+    """U up, d down; V and b likewise, of backups; x up, but drained."""
+    return tuple(EndpointState(f"10.0.0.{i}:80", 1, i, letter in "UVx", "", letter in "Vb", 0, letter == "x") for i, letter in enumerate(text))
 
 
 # Panic, the endpoints one look after the other, and what is told.
@@ -37,6 +37,8 @@ STORIES: list[tuple[float, list[str], list[str]]] = [
     (0.5, ["UUU", "ddd", ""], [PANIC.format(ALL_OUT)]),  # it has left the configuration
     (0.5, ["ddd"], [PANIC.format(ALL_OUT)]),
     (0.5, ["VV", "Vb", "bb"], [PANIC.format("0 of 2 endpoints up")]),
+    (0.5, ["xxU", "xUd", "xxd"], [PANIC.format(ALL_OUT)]),  # who is drained is neither up nor down
+    (0.5, ["UUx", "xxx", "xxU"], [DOWN.format(ALL_OUT), FINE.format("1 of 3 endpoints up")]),
     (0.5, [""], []),
 ]
 
