@@ -56,6 +56,23 @@ CONNECTIONS_REUSED = Metric(
 UPSTREAM_CONNECTIONS = Metric(7, "lbd_upstream_connections", "gauge", ("cluster", "state"), "Connections to endpoints now, idle or active.")
 DOWNSTREAM_CONNECTIONS = Metric(8, "lbd_downstream_connections", "gauge", ("listener",), "Client connections now.")
 DOWNSTREAM_TOTAL = Metric(9, "lbd_downstream_connections_total", "counter", ("listener",), "Client connections accepted.")
+EVICTIONS = Metric(
+    55, "lbd_downstream_evictions_total", "counter", ("listener",), "Idle client connections closed to make room for others."
+)
+ACCEPT_PAUSES = Metric(
+    56,
+    "lbd_accept_pauses_total",
+    "counter",
+    ("listener", "cause"),
+    "Times that accepting has paused, for want of descriptors or memory; who came waited in the kernel.",
+)
+REFUSALS_UNLOGGED = Metric(
+    57,
+    "lbd_refusals_unlogged_total",
+    "counter",
+    ("listener",),
+    "Refused requests and connections beyond those the access log takes a second.",
+)
 BYTES = Metric(10, "lbd_bytes_total", "counter", ("direction", "side"), "Bytes moved: direction in or out, side downstream or upstream.")
 RETRIES = Metric(11, "lbd_retries_total", "counter", ("reason",), "Attempts beyond the first, by the failure that led to them.")
 REJECTED = Metric(12, "lbd_rejected_total", "counter", ("reason",), "Answers that lbd made itself, and connections it refused, by reason.")

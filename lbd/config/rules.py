@@ -12,6 +12,7 @@ from lbd.cluster.select import HASHES
 from lbd.cluster.shared import Http2UpstreamPolicy
 from lbd.config.addresses import Address, parse_bind, parse_endpoint
 from lbd.config.health_rules import check_health
+from lbd.config.limit_rules import check_limits
 from lbd.config.shadows import check_reach
 from lbd.config.suggest import unknown_name
 from lbd.config.tcp_rules import check_http_listener, check_proxy_protocol, check_send_proxy, check_tcp_listener
@@ -73,6 +74,7 @@ def check_listener(listener: ListenerPolicy, clusters: Mapping[str, ClusterPolic
     check_tls(listener, path, report)
     check_route_names(listener, path, report)
     check_proxy_protocol(listener, path, report)
+    check_limits(listener, (*path, "limits"), report)
     if listener.protocol == "tcp":
         check_tcp_listener(listener, clusters, path, report)
     else:

@@ -9,5 +9,5 @@ cdef class Connection:
     cdef public Reactor reactor
     cdef public Fiber fiber
     cdef public bytes identity, early, scheme
-    cdef public object proxied
+    cdef public object group, proxied
     cdef public int port

@@ -14,6 +14,7 @@ from lbd.errors import ProxyError
 from lbd.proxy.http1 import Http1Connection
 from lbd.proxy.http2 import Http2Connection
 from lbd.proxy.proxied import open_proxied
+from lbd.proxy.reasons import failure
 from lbd.proxy.tcp import maybe_session
 from lbd.proxy.tls import open_tls
 
@@ -33,10 +34,11 @@ class Connection:
     """`stream` is what the protocol runs on, `transport` what was accepted, below TLS. `scheme` and `port`: how the downstream sees us,
     as the upstream is told.
 
-    `early` is what was read to find out which protocol that is, and belongs to it. `proxied` is the PROXY header that named a source.
+    `early` is what was read to find out which protocol that is, and belongs to it. `proxied` is the PROXY header that named a source,
+    `group` what its address is counted under.
     """
 
-    __slots__ = ("early", "fiber", "identity", "listener", "port", "proxied", "reactor", "scheme", "stream", "transport")
+    __slots__ = ("early", "fiber", "group", "identity", "listener", "port", "proxied", "reactor", "scheme", "stream", "transport")
 
     def __init__(self, listener: Listener, stream: Stream, port: int) -> None:
         self.listener = listener
@@ -48,6 +50,7 @@ class Connection:
         self.identity = b""  # lines about the client's certificate
         self.proxied: ProxyHeader | None = None
         self.fiber: Fiber = self.reactor.spawn(self.serve(), stream.peer)
+        self.group = listener.crowd.enter(stream.peer)
         listener.entered(self.fiber)
 
     async def serve(self) -> None:
@@ -61,7 +64,18 @@ class Connection:
             self.listener.faulted("connection")
         finally:
             self.stream.close()
+            self.listener.crowd.leave(self.group)
             self.listener.left(self.fiber)
+
+    def comes_from(self, source: str) -> None:
+        """It is another one's than it seemed. ProxyError: who has enough connections already."""
+        self.stream.peer = source
+        crowd = self.listener.crowd
+        is_full = crowd.is_full_for(source)
+        crowd.leave(self.group)
+        self.group = crowd.enter(source)
+        if is_full:
+            raise failure("too_many_from_address", f"{source} has {crowd.limit} connections already")
 
     async def _speak(self) -> None:
         listener = self.listener
@@ -82,7 +96,7 @@ class Connection:
             if session is None and listener.termination is not None:
                 protocol = await open_tls(self)
         except ProxyError as error:
-            listener.turned_away(self.stream.peer, len(self.early), error, self.reactor.now - began)
+            listener.turned_away(self.stream.peer, len(self.early), error, self.reactor.now - began, self.reactor.now)
             return False
         if session is not None:
             await session.run()

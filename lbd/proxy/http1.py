@@ -91,7 +91,7 @@ class Http1Connection:
             received = downstream.receive()
             if received > 0:
                 if is_waiting:
-                    listener.idle.discard(fiber)
+                    listener.idle.pop(fiber, None)
                     self._began = self.reactor.now
             elif received == 0:
                 if downstream.buffer:
@@ -107,7 +107,7 @@ class Http1Connection:
 
     def _wait_for_request(self) -> None:
         listener, fiber = self.listener, self.fiber
-        listener.idle.add(fiber)
+        listener.idle[fiber] = False
         if listener.is_draining:
             fiber.arm(DRAIN_GRACE, KEEPALIVE)
         elif self.downstream.requests:

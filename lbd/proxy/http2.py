@@ -115,7 +115,7 @@ class Http2Connection:
         except ProxyError as error:  # a drain that has come to its end
             await self._cut_short(error)
         finally:
-            self.listener.idle.discard(self.fiber)
+            self.listener.idle.pop(self.fiber, None)
             for downstream in list(self.downstreams.values()):
                 downstream.went_away()
         await self._linger()
@@ -187,9 +187,9 @@ class Http2Connection:
     def _arm(self) -> None:
         idle_at = NEVER
         if self.downstreams:
-            self.listener.idle.discard(self.fiber)
+            self.listener.idle.pop(self.fiber, None)
         else:
-            self.listener.idle.add(self.fiber)
+            self.listener.idle[self.fiber] = True
             idle_at = self._idle_at
         deadline, kind = min((idle_at, IDLE), (self._age_at, AGE), (self._last_at, LAST))
         self.fiber.arm_at(deadline, kind)

@@ -26,6 +26,8 @@ class ListenerLimits:
     fields: Annotated[int, Count(1, 10_000)] = 100  # 431
     body: Annotated[int, Size(zero="no limit")] = 0  # 413; 0 because uploads are an application's business
     connections: Annotated[int, Count(zero="no limit")] = 100_000  # of this listener, per worker
+    # Of one address (IPv6: of its /64), per worker; trusted proxies and this machine have no limit. A large office is one address.
+    connections_per_address: Annotated[int, Count(zero="no limit")] = 1000
     requests: Annotated[int, Count(zero="no limit")] = 0  # of one connection
     window: Annotated[int, Size(4096, 1 << 24)] = 64 * 1024  # bytes held for a slow reader, per direction
 

@@ -14,12 +14,14 @@ cdef class Listener:
     cdef dict _cells
     cdef int64_t[::1] _numbers
     cdef Py_ssize_t _downstream_in, _downstream_out, _upstream_in, _upstream_out
-    cdef public object access, connect, hellos, policy, proxied, random, room, termination, upgrades, wall_clock
+    cdef object _lines
+    cdef public object access, complaints, connect, crowd, hellos, policy, proxied, random, room, termination, upgrades, wall_clock
     cdef public Forwarding forwarding
     cdef public HeadLimits head_limits
     cdef public RoutingTable table
     cdef public dict acceptors
-    cdef public set fibers, idle
+    cdef public set fibers, leaving
+    cdef public dict idle
     cdef public bint half_close, is_draining, opens, shows_reason
     cdef public double body_timeout, handshake_timeout, head_timeout, keepalive_timeout, linger_timeout, tunnel_idle, tunnel_lifetime
     cdef public int64_t max_body, max_requests

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lbd import metrics
 from lbd.core.clock import wall_clock
 from lbd.core.stream import connect
+from lbd.proxy.complaints import LINES, Complaints, LineBudget
+from lbd.proxy.crowd import Crowd
 from lbd.proxy.forwarding import Forwarding
 from lbd.proxy.grpc import NOT_GRPC
 from lbd.proxy.introducers import Introducers
@@ -34,6 +37,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Listener"]
 
+log = logging.getLogger("lbd.proxy")
+
 
 class Refusal:
     """What never became an exchange, as the access log sees it."""
@@ -59,15 +64,16 @@ class Refusal:
 class Listener:
     """A listener at work in one worker: the routes in force, who is connected, and its numbers.
 
-    `fibers` has every connection's fiber; those in `idle` wait between requests and lose nothing when they are ended.
+    `fibers` has every connection's fiber; those in `idle` wait between requests and lose nothing when they are ended, the first of them has
+    waited for longest, and True means that its end is to be announced (HTTP/2). Those in `leaving` have been told to end.
     """
 
     __slots__ = (
-        "_cells", "_clusters", "_downstream_in", "_downstream_out", "_numbers", "_segment", "_upstream_in", "_upstream_out", "acceptors",
-        "access", "body_timeout", "connect", "fibers", "forwarding", "half_close", "handshake_timeout", "head_limits", "head_timeout",
-        "hellos", "idle", "is_draining", "keepalive_timeout", "linger_timeout", "max_body", "max_requests", "only", "opens", "policy",
-        "proxied", "random", "room", "shows_reason", "table", "termination", "tunnel_idle", "tunnel_lifetime", "unrouted", "upgrades",
-        "wall_clock", "window",
+        "_cells", "_clusters", "_downstream_in", "_downstream_out", "_lines", "_numbers", "_segment", "_upstream_in", "_upstream_out",
+        "acceptors", "access", "body_timeout", "complaints", "connect", "crowd", "fibers", "forwarding", "half_close", "handshake_timeout",
+        "head_limits", "head_timeout", "hellos", "idle", "is_draining", "keepalive_timeout", "leaving", "linger_timeout", "max_body",
+        "max_requests", "only", "opens", "policy", "proxied", "random", "room", "shows_reason", "table", "termination", "tunnel_idle",
+        "tunnel_lifetime", "unrouted", "upgrades", "wall_clock", "window",
     )  # fmt: skip
 
     def __init__(self, policy: ListenerPolicy, segment: Segment, random: Callable[[], float], random_bytes: Callable[[int], bytes]) -> None:
@@ -81,7 +87,11 @@ class Listener:
         self.room = Room()  # shared with all other listeners, when the worker has set it
         self.acceptors: dict[str, Acceptor] = {}
         self.fibers: set[Fiber] = set()
-        self.idle: set[Fiber] = set()
+        self.idle: dict[Fiber, bool] = {}
+        self.leaving: set[Fiber] = set()
+        self.crowd = Crowd()
+        self.complaints = Complaints()
+        self._lines = LineBudget()  # of the access log, for what never became a request
         self.is_draining = False
         self.policy = policy
         self.table = RoutingTable(())
@@ -113,7 +123,9 @@ class Listener:
         self.window = limits.window
         self.half_close = policy.half_close == "allow"
         self.shows_reason = policy.reason_header
-        self.proxied = Introducers(policy.proxy_protocol.trusted) if policy.proxy_protocol is not None else None
+        introducers = policy.proxy_protocol.trusted if policy.proxy_protocol is not None else ()
+        self.proxied = Introducers(introducers) if policy.proxy_protocol is not None else None
+        self.crowd.obey(limits.connections_per_address, (*policy.forwarded.trusted_proxies, *introducers))
         self.unrouted = Target(self._segment, (policy.name, ""), None, None, self._histogram(""))
 
     def apply(self, policy: ListenerPolicy, table: RoutingTable, clusters: Mapping[str, Cluster], forwarding: Forwarding) -> None:
@@ -150,7 +162,7 @@ class Listener:
         """Counts and writes down what never became an exchange."""
         self.rejected(error.reason)
         self.unrouted.answered(error.status, seconds)
-        self._write_refusal(downstream.forwarding.peer, downstream.bytes_in, error, seconds)
+        self._write_refusal(downstream.forwarding.peer, downstream.bytes_in, error, seconds, downstream.stream.reactor.now)
 
     def terminate(self, termination: Termination | None) -> None:
         """The certificates for connections that come from now on; None: there is no TLS."""
@@ -165,15 +177,25 @@ class Listener:
         labels = (self.policy.name, result)
         self._segment.add(self._segment.series(metrics.TLS_HANDSHAKES.number, labels, 1), 1)
 
-    def turned_away(self, client: str, bytes_in: int, error: ProxyError, seconds: float) -> None:
+    def turned_away(self, client: str, bytes_in: int, error: ProxyError, seconds: float, now: float) -> None:
         """Counts and writes down a connection that came to no request: what must come before the first one was missing or wrong."""
         self.rejected(error.reason)
-        self._write_refusal(client, bytes_in, error, seconds)
+        self._write_refusal(client, bytes_in, error, seconds, now)
 
-    def _write_refusal(self, client: str, bytes_in: int, error: ProxyError, seconds: float) -> None:
+    def _write_refusal(self, client: str, bytes_in: int, error: ProxyError, seconds: float, now: float) -> None:
         self.moved(bytes_in, 0, 0, 0)
-        if self.access is not None:
+        if self.access is None:
+            return
+        if self._lines.takes(now):
             self.access.write(Refusal(self.policy.name, client, bytes_in, error, seconds))
+            return
+        self._segment.add(self._cell(metrics.REFUSALS_UNLOGGED.number, self.policy.name), 1)
+        if count := self.complaints.count("unlogged", now):
+            log.warning(
+                "listener %s refuses more than %d requests and connections a second: the access log has no line for %d of them; "
+                "lbd_rejected_total counts all",
+                self.policy.name, LINES, count,
+            )  # fmt: skip
 
     def session_ended(self, target: Target, outcome: str) -> None:
         """Counts a session of TCP: "ok", or the reason of its end."""
@@ -217,6 +239,18 @@ class Listener:
             cell = self._cells[key] = self._segment.series(number, (label,), 1)
         return cell
 
+    def accept_paused(self, cause: str) -> None:
+        """Counts it."""
+        labels = (self.policy.name, cause)
+        self._segment.add(self._segment.series(metrics.ACCEPT_PAUSES.number, labels, 1), 1)
+
+    def evicted(self, fiber: Fiber) -> None:
+        """A connection has been told to end, to make room; it counts as gone already."""
+        if fiber not in self.leaving:
+            self.leaving.add(fiber)
+            self.room.leaving += 1
+            self._segment.add(self._cell(metrics.EVICTIONS.number, self.policy.name), 1)
+
     def entered(self, fiber: Fiber) -> None:
         """A connection came."""
         self.fibers.add(fiber)
@@ -229,7 +263,10 @@ class Listener:
         """A connection is gone."""
         self.fibers.discard(fiber)
         self.room.leave()
-        self.idle.discard(fiber)
+        self.idle.pop(fiber, None)
+        if fiber in self.leaving:
+            self.leaving.discard(fiber)
+            self.room.leaving -= 1
         self._segment.add(self._cell(metrics.DOWNSTREAM_CONNECTIONS.number, self.policy.name), -1)
 
 

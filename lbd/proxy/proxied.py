@@ -56,8 +56,8 @@ def take_header(connection: Connection) -> bool:
     header, end = parsed
     connection.early = early[end:]
     if header.source:
+        connection.comes_from(without_mapping(header.source))
         connection.proxied = header
-        connection.stream.peer = without_mapping(header.source)
         connection.port = header.destination_port
     return True
 
@@ -84,10 +84,10 @@ async def receive_early(connection: Connection, limit: int) -> bytes:
     try:
         while (data := stream.recv(limit)) is None:
             if not connection.early:
-                listener.idle.add(connection.fiber)
+                listener.idle[connection.fiber] = False
             await stream.readable
     finally:
-        listener.idle.discard(connection.fiber)
+        listener.idle.pop(connection.fiber, None)
     return data
 
 

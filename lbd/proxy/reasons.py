@@ -51,6 +51,12 @@ REASONS: dict[str, Reason] = {
     "too_many_connections": Reason(
         Side.DOWNSTREAM, 0, "the listener has as many connections as it may", "listener.NAME.limits.connections"
     ),
+    "too_many_from_address": Reason(
+        Side.DOWNSTREAM,
+        0,
+        "this address has as many connections as one may",
+        "an attack, or a proxy that listener.NAME.forwarded.trusted_proxies lacks; listener.NAME.limits.connections_per_address",
+    ),
     "proxy_header_invalid": Reason(
         Side.DOWNSTREAM,
         0,

@@ -80,10 +80,10 @@ async def peek_hello(connection: Connection) -> ClientHello | None:
             elif data == b"" and reader.received:
                 raise failure("client_hello_invalid", "closed in the middle of a ClientHello")
             if not reader.received:
-                listener.idle.add(connection.fiber)  # nothing is lost when a drain ends it
+                listener.idle[connection.fiber] = False  # nothing is lost when a drain ends it
             while (data := stream.recv(READ)) is None:
                 await stream.readable
-            listener.idle.discard(connection.fiber)
+            listener.idle.pop(connection.fiber, None)
             if not data and not reader.received:
                 return None  # silent to its end; a half-close may be all that it has to say
     except WireError as error:
@@ -95,7 +95,7 @@ async def peek_hello(connection: Connection) -> ClientHello | None:
             raise failure("client_hello_timeout", f"{len(reader.received)} bytes within {listener.handshake_timeout:g} s") from None
         return None
     finally:
-        listener.idle.discard(connection.fiber)
+        listener.idle.pop(connection.fiber, None)
         connection.early = reader.received
         connection.fiber.disarm()
 

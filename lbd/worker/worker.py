@@ -252,6 +252,7 @@ class Worker:
             listener.acceptors = {}
             listeners[name] = listener
         leaving, self._listeners = self._listeners, listeners
+        self._room.listeners = list(listeners.values())
         for policy in message.listeners:
             for bind in policy.bind:
                 self._take_acceptor(acceptors.pop(bind), listeners[policy.name])

@@ -137,12 +137,16 @@ def test_a_refusal_is_heard_above_the_body(lab: Lab) -> None:
 
 # Counts
 
+HALF, REST = b"GET / HTTP/1.1\r\nHo", b"st: a\r\n\r\n"
+
 
 def test_connections(lab: Lab) -> None:
     port, before = lab.ports["connections"], lab.rejected("too_many_connections")
     with ExitStack() as stack:
         held = [stack.enter_context(Downstream(port)) for _ in range(10)]
         assert {downstream.ask("GET", "/").status for downstream in held} == {200}
+        for downstream in held:
+            downstream.send(HALF)  # those that are idle would make room
         for _ in range(3):
             with Downstream(port) as beyond:
                 assert beyond.is_closed_by_peer()
@@ -151,7 +155,19 @@ def test_connections(lab: Lab) -> None:
         held[0].close()
         wait_until(lambda: lab.connections("connections") == 9, "room")
         assert get(port).status == 200
-        assert {downstream.ask("GET", "/").status for downstream in held[1:]} == {200}
+        assert {downstream.send(REST).final().status for downstream in held[1:]} == {200}
+
+
+def test_who_comes_takes_the_place_of_who_was_idle_for_longest(lab: Lab) -> None:
+    port, before = lab.ports["connections"], lab.lbd.metric("lbd_downstream_evictions_total")
+    with ExitStack() as stack:
+        held: list[Downstream] = []
+        for _ in range(30):
+            held.append(stack.enter_context(Downstream(port)))
+            assert held[-1].ask("GET", "/").status == 200
+        assert {downstream.is_closed_by_peer() for downstream in held[:20]} == {True}
+        assert {downstream.ask("GET", "/").status for downstream in held[20:]} == {200}
+        assert lab.lbd.metric("lbd_downstream_evictions_total") == before + 20
 
 
 def test_requests_of_a_connection(lab: Lab) -> None:

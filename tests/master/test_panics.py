@@ -24,7 +24,9 @@ ALL_OUT = "0 of 3 endpoints up"
 
 def states(text: str) -> tuple[EndpointState, ...]:
     """U up, d down; V and b likewise, of backups; x up, but drained."""
-    return tuple(EndpointState(f"10.0.0.{i}:80", 1, i, letter in "UVx", "", letter in "Vb", 0, letter == "x") for i, letter in enumerate(text))
+    return tuple(
+        EndpointState(f"10.0.0.{i}:80", 1, i, letter in "UVx", "", letter in "Vb", 0, letter == "x") for i, letter in enumerate(text)
+    )
 
 
 # Panic, the endpoints one look after the other, and what is told.
