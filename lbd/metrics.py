@@ -105,6 +105,12 @@ TLS_HANDSHAKES = Metric(
     25, "lbd_tls_handshakes_total", "counter", ("listener", "result"), "TLS handshakes with clients: ok, failed, timeout, plain."
 )
 
+QUEUE_LENGTH = Metric(45, "lbd_queue_length", "gauge", ("cluster",), "Requests that wait now for an endpoint with room.")
+QUEUE_WAIT = Metric(
+    46, "lbd_queue_wait_seconds", "histogram", ("cluster",),
+    "How long requests waited for an endpoint with room, whatever came of it.", 1_000_000, DURATION_BUCKETS,
+)  # fmt: skip
+
 # From 100 on: the master's own, which are on no board; it gives name, labels and value when it is scraped.
 BUILD_INFO = Metric(101, "lbd_build_info", "gauge", ("version", "compiled"), "Always 1; compiled is true where the compiled core runs.")
 CONFIG_GENERATION = Metric(

@@ -1,5 +1,6 @@
 cimport cython
 
+from lbd.cluster.admission cimport Admission
 from lbd.cluster.bound cimport LoadBound
 from lbd.cluster.endpoint cimport Endpoint
 from lbd.cluster.selector cimport Selector
@@ -9,6 +10,8 @@ cdef class Cluster:
     cdef readonly tuple endpoints, tiers
     cdef readonly bint is_panicking
     cdef readonly object origination
+    cdef readonly Admission admission
+    cdef public Py_ssize_t place
     cdef object _segment, _board, _random, _plain
     cdef dict _by_address
     cdef list _built

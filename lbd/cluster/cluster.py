@@ -18,11 +18,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
+from lbd.cluster.admission import Admission, LimitPolicy
 from lbd.cluster.bound import LoadBound
 from lbd.cluster.endpoint import Endpoint
 from lbd.cluster.health import HealthPolicy, is_panic, secured
 from lbd.cluster.key import HashKey
 from lbd.cluster.pool import Pool, PoolPolicy
+from lbd.cluster.queue import QueuePolicy
 from lbd.cluster.select import HASHES, SELECTORS, build_selector
 from lbd.cluster.shared import Http2UpstreamPolicy, SharedPool
 from lbd.cluster.tls_policy import ClusterTlsPolicy
@@ -89,6 +91,8 @@ class ClusterPolicy:
     pool: PoolPolicy = field(default_factory=PoolPolicy)
     http2: Http2UpstreamPolicy = field(default_factory=Http2UpstreamPolicy)
     retry: RetryPolicy = field(default_factory=RetryPolicy)
+    limits: LimitPolicy = field(default_factory=LimitPolicy)
+    queue: QueuePolicy = field(default_factory=QueuePolicy)
 
     def check(self) -> HealthPolicy | None:
         """As its endpoints are to be probed: with what holds for the cluster where the check says nothing."""
@@ -114,8 +118,8 @@ class Cluster:
     """Empty until its first update(). `hash_key` is None when the balance looks at no key; `is_panicking` is as of the latest pick."""
 
     __slots__ = (
-        "_board", "_bound", "_built", "_by_address", "_first", "_is_stale", "_only", "_plain", "_random", "_segment", "endpoints",
-        "hash_key", "is_panicking", "origination", "policy", "tiers",
+        "_board", "_bound", "_built", "_by_address", "_first", "_is_stale", "_only", "_plain", "_random", "_segment", "admission",
+        "endpoints", "hash_key", "is_panicking", "origination", "place", "policy", "tiers",
     )  # fmt: skip
 
     def __init__(self, policy: ClusterPolicy, segment: Segment | None, board: Board | None, random: Random) -> None:
@@ -134,6 +138,8 @@ class Cluster:
         self._is_stale = False
         self.policy = policy
         self.hash_key = HashKey(policy.hash_key) if policy.balance in HASHES else None
+        self.admission: Admission | None = None  # while nothing is limited
+        self.place = -1  # on the board, beside those of the endpoints
         self.origination: Any = None  # of its endpoints, but for those that are
         self._plain = plain_names(policy)
 
@@ -164,6 +170,8 @@ class Cluster:
 
     def pick(self, key: bytes, tried: Collection[Endpoint]) -> Endpoint | None:
         """The endpoint for a request, or for its next attempt; None when all that could take it have been tried."""
+        if self.admission is not None and not self.admission.admits():
+            return None
         if self._is_stale:
             self._arrange()
         endpoint = self._only
@@ -191,6 +199,17 @@ class Cluster:
             return False
         return bound is None or bound.allows(endpoint)
 
+    def has_room(self) -> bool:
+        """Whether any endpoint could take a request, if it was the right one for it."""
+        return any(not endpoint.is_full() for endpoint in self.endpoints if self._is_usable(endpoint))
+
+    def is_usable(self, tried: Collection[Endpoint] = ()) -> bool:
+        """Whether there is an endpoint that may be used, however busy, that is not among those."""
+        return any(endpoint not in tried for endpoint in self.endpoints if self._is_usable(endpoint))
+
+    def _is_usable(self, endpoint: Endpoint) -> bool:
+        return endpoint.up or (self.is_panicking and not endpoint.drained)
+
     # Changes
 
     def set_health(self, address: str, up: bool) -> None:
@@ -217,7 +236,16 @@ class Cluster:
         self._by_address = by_address
         self.endpoints = tuple(by_address.values())
         self._arrange()
+        self._settle_admission()
         return removed
+
+    def _settle_admission(self) -> None:
+        if self.admission is None and is_limited(self.policy, self.endpoints):
+            self.admission = Admission(self, self.place, self._segment, self._board)
+        if self.admission is not None:
+            self.admission.obey(self.policy)
+            for endpoint in self.endpoints:
+                endpoint.join(self.admission)
 
     def apply_policy(self, policy: ClusterPolicy) -> None:
         """After a reload: other settings, the same endpoints (update() follows)."""
@@ -272,6 +300,11 @@ class Cluster:
             if built[0] == made_of:
                 return built
         return made_of, build_selector(self.policy.balance, tier, self._random)
+
+
+def is_limited(policy: ClusterPolicy, endpoints: Iterable[Endpoint]) -> bool:
+    """Whether anything is, so that requests may have to wait."""
+    return policy.limits != LimitPolicy() or any(endpoint.max_requests for endpoint in endpoints)
 
 
 def kind_of_connections(policy: ClusterPolicy) -> tuple[object, ...]:

@@ -1,5 +1,6 @@
 cimport cython
 
+from lbd.cluster.admission cimport Admission
 from lbd.cluster.pool cimport Pool
 from lbd.core.board cimport Board, Segment
 
@@ -10,6 +11,7 @@ cdef class Endpoint:
     cdef readonly bint backup, drained
     cdef public bint up
     cdef public object origination
+    cdef readonly Admission admission
     cdef readonly double latency, observed_at
     cdef Segment _segment
     cdef Board _board
@@ -20,6 +22,7 @@ cdef class Endpoint:
     cpdef replace_pool(self, Pool pool)
     cpdef begin(self)
     cpdef end(self)
+    cpdef join(self, Admission admission)
     cpdef Py_ssize_t load(self) except? -1
     cpdef bint is_full(self) except -1
     @cython.locals(share=double)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from lbd import metrics
 
 if TYPE_CHECKING:
+    from lbd.cluster.admission import Admission
     from lbd.cluster.pool import Pool
     from lbd.core.board import Board, Segment
 
@@ -49,8 +50,8 @@ class Endpoint:
     """`up` is what the health check says; whether it matters (panic) is the cluster's to know. One that is `drained` is never up."""
 
     __slots__ = (
-        "_board", "_cells", "_inflight", "_opened", "_reused", "_segment", "address", "backup", "cluster_name", "drained",
-        "index", "latency", "max_requests", "name", "observed_at", "origination", "pool", "up", "weight",
+        "_board", "_cells", "_inflight", "_opened", "_reused", "_segment", "address", "admission", "backup", "cluster_name",
+        "drained", "index", "latency", "max_requests", "name", "observed_at", "origination", "pool", "up", "weight",
     )  # fmt: skip
 
     def __init__(
@@ -65,6 +66,7 @@ class Endpoint:
         self._segment = segment
         self._board = board
         self._inflight = 0
+        self.admission: Admission | None = None  # the cluster's, if anything there is limited
         self.index = facts.index
         self.settle(facts)
         self._cells: dict[str, int] = {}  # outcome -> cell; registered when first counted
@@ -101,12 +103,22 @@ class Endpoint:
         self._inflight += 1
         if self._segment is not None:
             self._segment.add_inflight(self.index, 1)
+        if self.admission is not None:
+            self.admission.begun()
 
     def end(self) -> None:
         """It is over, one way or the other."""
         self._inflight -= 1
         if self._segment is not None:
             self._segment.add_inflight(self.index, -1)
+        if self.admission is not None:
+            self.admission.ended()
+
+    def join(self, admission: Admission) -> None:
+        """Who is at work here counts there, too, from now on. Idempotent; it stays so when the endpoint leaves the cluster."""
+        if self.admission is None:
+            self.admission = admission
+            admission.begun(self._inflight)
 
     def load(self) -> int:
         """Requests in flight, of all workers."""

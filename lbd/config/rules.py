@@ -13,6 +13,7 @@ from lbd.cluster.shared import Http2UpstreamPolicy
 from lbd.config.addresses import Address, parse_bind, parse_endpoint
 from lbd.config.health_rules import check_health
 from lbd.config.limit_rules import check_limits
+from lbd.config.queue_rules import check_queue
 from lbd.config.shadows import check_reach
 from lbd.config.suggest import unknown_name
 from lbd.config.tcp_rules import check_http_listener, check_proxy_protocol, check_send_proxy, check_tcp_listener
@@ -192,6 +193,7 @@ def check_cluster(cluster: ClusterPolicy, report: Report) -> None:
     check_send_proxy(cluster, path, report)
     check_upstream_tls(cluster, path, report)
     check_health(cluster, path, report)
+    check_queue(cluster, path, report)
 
 
 def check_endpoints(cluster: ClusterPolicy, path: KeyPath, report: Report) -> None:

@@ -4,10 +4,10 @@ One memfd. A worker adds to plain 64-bit cells of its own segment: no lock, no s
 master sums the segments when it is scraped, and counts survive the worker that made them: its successor in the slot finds the
 records of the series (core/records.py) and counts on.
 
-    head of the board | segment 0: head, in-flight table, cells, records | segment 1 ...
+    head of the board | segment 0: head, tables, cells, records | segment 1 ...
 
-The in-flight table has one cell an endpoint, at an index that the master gives out, the same in every segment: so a worker can
-see what all of them have at an endpoint without knowing any names.
+The tables are of requests in flight, of connections open, and of requests that wait. Each has one cell an endpoint or cluster, at a
+place that the master gives out, the same in every segment: so a worker can see what all of them have there without knowing any names.
 
 The file is as large as it may ever have to be; a page that nobody wrote to takes no memory. It is sealed against being
 shrunk, since whoever touches a mapped page that is gone dies of SIGBUS.
@@ -28,14 +28,15 @@ if TYPE_CHECKING:
 __all__ = ["Board", "Segment"]
 
 MAGIC = 0x0A64726F6264626C  # "lbdbord\n"
-LAYOUT = 1  # of everything here and in records.py; boards are not carried from one version of lbd to another
+LAYOUT = 2  # of everything here and in records.py; boards are not carried from one version of lbd to another
 WORD = 8
 HEAD = PAGESIZE // WORD  # words of the board's head, and of a segment's
 
 # Room for 20,000 endpoints of eight series each, and as many histograms as fit beside them. 32 MiB a worker, of which
 # 1,000 endpoints use about one.
 CELLS = 1 << 18
-ENDPOINTS = 1 << 16
+ENDPOINTS = 1 << 16  # and clusters: places of a table
+TABLES = 3
 RECORD_WORDS = 14  # words of records a cell: a series of one cell takes 16 where its labels are of usual length, a histogram less
 
 
@@ -44,13 +45,17 @@ class Segment:
 
     def __init__(self, board: Board, slot: int) -> None:
         start = HEAD + slot * board.stride
-        cells = start + HEAD + board.endpoints
+        tables = start + HEAD
+        cells = tables + TABLES * board.endpoints
         records = cells + board.cells
         words = board.words
         self._fd = board.fd
-        self._inflight_at = (start + HEAD) * WORD
-        self._head = words[start : start + HEAD]
-        self._inflight = words[start + HEAD : cells]
+        self._tables_at = tables * WORD
+        self._head = words[start:tables]
+        self._tables = words[tables:cells]
+        self._inflight = words[tables : tables + board.endpoints]
+        self._connections = words[tables + board.endpoints : tables + 2 * board.endpoints]
+        self._waiting = words[tables + 2 * board.endpoints : cells]
         self._cells = words[cells:records]
         self._views = (words[start : start + HEAD], words[records : start + board.stride], words[cells:records])
         self._writer: RecordWriter | None = None
@@ -89,13 +94,22 @@ class Segment:
     def inflight(self, endpoint: int) -> int:
         return self._inflight[endpoint]
 
-    def clear_inflight(self) -> None:
+    def add_connections(self, place: int, delta: int) -> None:
+        self._connections[place] += delta
+
+    def add_waiting(self, place: int, delta: int) -> None:
+        self._waiting[place] += delta
+
+    def waiting(self, place: int) -> int:
+        return self._waiting[place]
+
+    def clear_tables(self) -> None:
         """At a worker's start, or after its end: whoever was killed in mid-request has left its counts."""
         # Read through the file: to look at a mapped page of it is to allocate it.
-        counts = memoryview(os.pread(self._fd, len(self._inflight) * WORD, self._inflight_at)).cast("q").tolist()
-        for endpoint, count in enumerate(counts):
+        counts = memoryview(os.pread(self._fd, len(self._tables) * WORD, self._tables_at)).cast("q").tolist()
+        for at, count in enumerate(counts):
             if count:
-                self.add_inflight(endpoint, -count)
+                self._tables[at] = 0
 
     def reset_gauges(self, numbers: Collection[int]) -> None:
         """Of these metrics, likewise; counters count on."""
@@ -171,7 +185,7 @@ class Board:
         if size < (HEAD + self.slots * self.stride) * WORD:
             raise ValueError(f"descriptor {fd} is not a whole board: it has only {size} bytes")
         self.words: memoryview = words
-        self._inflight = words
+        self._words = words
         self._segments = [Segment(self, slot) for slot in range(self.slots)]
 
     @classmethod
@@ -202,13 +216,24 @@ class Board:
         return self._segments[slot]
 
     def inflight(self, endpoint: int) -> int:
-        """What all workers have in flight at an endpoint."""
-        if not 0 <= endpoint < self.endpoints:
-            raise IndexError(f"endpoint {endpoint} is not one of {self.endpoints}")
-        at = 2 * HEAD + endpoint
+        """What all workers have in flight at an endpoint, or a cluster."""
+        return self._sum(0, endpoint)
+
+    def connections(self, place: int) -> int:
+        """Connections of all workers to an endpoint, or a cluster."""
+        return self._sum(1, place)
+
+    def waiting(self, place: int) -> int:
+        """Requests that wait for room in a cluster, in all workers."""
+        return self._sum(2, place)
+
+    def _sum(self, table: int, place: int) -> int:
+        if not 0 <= place < self.endpoints:
+            raise IndexError(f"place {place} is not one of {self.endpoints}")
+        at = 2 * HEAD + table * self.endpoints + place
         total = 0
         for _ in range(self.slots):
-            total += self._inflight[at]
+            total += self._words[at]
             at += self.stride
         return total
 
@@ -227,5 +252,5 @@ class Board:
 
 def segment_words(cells: int, endpoints: int) -> int:
     """A whole number of pages, so that no two workers write to the same one."""
-    wanted = HEAD + endpoints + cells + RECORD_WORDS * cells
+    wanted = HEAD + TABLES * endpoints + cells + RECORD_WORDS * cells
     return -(-wanted // HEAD) * HEAD

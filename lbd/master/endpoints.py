@@ -1,7 +1,8 @@
 """Which endpoints the workers know, and the place of each in the board's in-flight table.
 
-A place belongs to (cluster, address), the same in every worker. One that is given up goes to the end of a queue and is used again
-only when nobody counts in it any more: requests at an endpoint that has left the configuration end later than its place.
+A place belongs to (cluster, address), or to a cluster as a whole, and is the same in every worker. One that is given up goes to the
+end of a queue and is used again only when nobody counts in it any more: requests at an endpoint that has left the configuration end
+later than its place.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["EndpointBook", "Key", "Places"]
 
-Key = tuple[str, str]  # cluster, address
+Key = tuple[str, str]  # cluster, address; "" for the cluster itself
 
 
 class Places:
@@ -106,5 +107,9 @@ class EndpointBook:
         """By cluster."""
         return {cluster: [endpoint.address for endpoint in endpoints] for cluster, endpoints in self._found.items()}
 
+    def places(self) -> dict[str, int]:
+        """Of the clusters themselves."""
+        return {cluster: self._places.take((cluster, "")) for cluster in self._found}
+
     def keys(self) -> set[Key]:
-        return {(cluster, address) for cluster, addresses in self.addresses().items() for address in addresses}
+        return {(cluster, address) for cluster, addresses in self.addresses().items() for address in (*addresses, "")}

@@ -46,5 +46,6 @@ class Plan:
             config.lbd.drain_timeout,
             self.tls,
             self.cluster_tls,
+            self.book.places(),
         )
         return message, fds

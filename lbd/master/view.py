@@ -71,6 +71,7 @@ class MasterView:
             "is_checked": cluster.health is not None,
             "up": sum(state.up for state in states),
             "panic": is_panic(cluster.panic, states),
+            **(admission_of(master.board, master.book.places()[cluster.name], cluster) if master.supervisor else {}),
             "endpoints": [
                 {
                     "name": state.name,
@@ -101,7 +102,8 @@ class MasterView:
             yield metrics.RELOADS.name, {"result": result}, float(count)
         yield metrics.WORKER_RESTARTS.name, {}, float(master.supervisor.restarts if master.supervisor else 0)
         for (cluster, address), place in master.places.items():
-            yield metrics.ENDPOINT_INFLIGHT.name, {"cluster": cluster, "endpoint": address}, float(master.board.inflight(place))
+            if address:
+                yield metrics.ENDPOINT_INFLIGHT.name, {"cluster": cluster, "endpoint": address}, float(master.board.inflight(place))
         yield metrics.STATE_FAILURES.name, {}, float(master.state_directory.failures)
         yield from master.prober.metrics()
         yield from master.vault.metrics(master.cluster_vault)
@@ -111,3 +113,8 @@ class MasterView:
         supervisor = self._master.supervisor
         workers = {f"worker-{slot.number}": slot.pid for slot in supervisor.slots if slot.is_alive and slot.pid} if supervisor else {}
         return {"master": os.getpid(), **workers}
+
+
+def admission_of(board: Board, place: int, cluster: ClusterPolicy) -> dict[str, Any]:
+    """What all endpoints together have; `inflight` counts only while anything in the cluster is limited."""
+    return {"max_requests": cluster.limits.max_requests, "inflight": board.inflight(place), "queued": board.waiting(place)}

@@ -21,7 +21,7 @@ cdef class Attempting:
     cdef public Reactor reactor
     cdef public Target target
     cdef public Upstream upstream
-    cdef public double started, total_at, connect_seconds, first_byte_seconds, duration
+    cdef public double started, total_at, connect_seconds, first_byte_seconds, duration, waited
     cdef public object client, reason, detail, failed
     cdef public bytes request_id, body
     cdef public int status, attempts, framing

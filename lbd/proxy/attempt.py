@@ -39,7 +39,7 @@ class Attempting:
         "_certain", "_extra", "_host", "_path", "_pool", "_sent_at", "attempts", "body", "bytes_in", "bytes_out", "client",
         "connect_seconds", "detail", "downstream", "duration", "endpoint", "failed", "fiber", "first_byte_seconds", "framing", "is_reused",
         "is_tunnel", "listener", "needs_new", "reactor", "reason", "request", "request_id", "route", "started", "status", "target",
-        "total_at", "tunnelled_down", "tunnelled_up", "upload", "upload_done", "upstream", "upstream_in", "upstream_out",
+        "total_at", "tunnelled_down", "tunnelled_up", "upload", "upload_done", "upstream", "upstream_in", "upstream_out", "waited",
     )  # fmt: skip
 
     def __init__(self, listener: Listener, downstream: Downstream, request: RequestHead, fiber: Fiber, started: float) -> None:
@@ -62,6 +62,7 @@ class Attempting:
         self.attempts = 0
         self.failed: FailedAttempts | None = None  # once one has
         self.is_reused = False
+        self.waited = 0.0  # seconds, for endpoints with room
         self.connect_seconds = -1.0
         self.first_byte_seconds = -1.0
         self.duration = 0.0

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from lbd.core.fiber import Expired, HungUp
 from lbd.errors import ProxyError
+from lbd.proxy.admission import wait_for_room
 from lbd.proxy.attempt import Attempting
 from lbd.proxy.endings import answer_error, answer_locally, note_gone, timeout_failure
 from lbd.proxy.reasons import failure
@@ -64,8 +65,8 @@ class Exchange(Attempting):
         return self.downstream.grpc_status
 
     @property
-    def queue_seconds(self) -> float:  # there is no queue yet
-        return 0.0 if self.attempts else -1.0
+    def queue_seconds(self) -> float:
+        return self.waited if self.attempts or self.waited else -1.0
 
     # The story
 
@@ -109,12 +110,9 @@ class Exchange(Attempting):
     async def _proxy(self, route: Route) -> None:
         self._prepare(route)
         if not self._choose():
-            cluster = self.target.cluster
-            assert cluster is not None
-            raise failure("no_healthy_endpoint", cluster.why_none())
+            self.endpoint = await wait_for_room(self, ())
         while True:
             self.attempts += 1
-            self.endpoint.begin()
             try:
                 await self._attempt()
             except (ProxyError, Expired) as caught:
@@ -129,10 +127,11 @@ class Exchange(Attempting):
             await begin_another(self)
 
     def _choose(self) -> bool:
-        """The endpoint of the first attempt; False when there is none that could take it now."""
+        """The endpoint of the first attempt, where it begins; False when there is none that could take it now."""
         endpoint = self.pick(())
         if endpoint is None:
             return False
+        endpoint.begin()
         self.endpoint = endpoint
         return True
 

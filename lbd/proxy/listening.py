@@ -208,6 +208,10 @@ class Listener:
     def retried(self, reason: str) -> None:
         self._segment.add(self._cell(metrics.RETRIES.number, reason), 1)
 
+    def queued(self, cluster: str, seconds: float) -> None:
+        """Counts a wait for room in a cluster."""
+        Histogram(self._segment, metrics.QUEUE_WAIT, (cluster,)).observe(seconds)
+
     def tunnel_opened(self) -> None:
         self._segment.add(self._cell(metrics.TUNNELS_OPENED.number, self.policy.name), 1)
         self._segment.add(self._cell(metrics.TUNNELS.number, self.policy.name), 1)

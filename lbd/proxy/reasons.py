@@ -149,6 +149,24 @@ REASONS: dict[str, Reason] = {
     "tunnel_lifetime": Reason(
         Side.LBD, 0, "an upgraded connection, or one of TCP, has come to the age it may have", "listener.NAME.timeouts.tunnel_lifetime"
     ),
+    "queue_full": Reason(
+        Side.LBD,
+        503,
+        "every endpoint has as many requests as it may, and as many wait as may wait",
+        "more endpoints, or higher limits: cluster.NAME.limits, max_requests of the endpoints; cluster.NAME.queue.size",
+    ),
+    "queue_timeout": Reason(
+        Side.LBD,
+        503,
+        "no endpoint had room for one more request in time",
+        "as queue_full; cluster.NAME.queue.timeout is how long a request may wait",
+    ),
+    "concurrency_limited": Reason(
+        Side.LBD,
+        503,
+        "every endpoint has as many requests as it may, and none may wait",
+        "as queue_full; cluster.NAME.queue.size is 0, so that nobody waits",
+    ),
     "drain_timeout": Reason(Side.LBD, 0, "lbd stopped before the exchange was done", "lbd.drain_timeout"),
 }
 

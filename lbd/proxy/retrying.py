@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lbd.errors import Retry, Side
+from lbd.errors import ProxyError, Retry, Side
+from lbd.proxy.admission import may_wait, wait_for_room
+from lbd.proxy.dial import again
 from lbd.proxy.retry import IDEMPOTENT, Next, decide
 
 if TYPE_CHECKING:
     from lbd.cluster.endpoint import Endpoint
-    from lbd.errors import ProxyError
     from lbd.proxy.exchange import Exchange
 
 __all__ = ["FailedAttempts", "begin_another", "plan_another"]
@@ -21,12 +22,12 @@ __all__ = ["FailedAttempts", "begin_another", "plan_another"]
 class FailedAttempts:
     """Of one exchange."""
 
-    __slots__ = ("counted", "next", "reason", "tried")
+    __slots__ = ("counted", "error", "next", "tried")
 
     def __init__(self) -> None:
         self.tried: list[Endpoint] = []  # which get no more of it
         self.counted = 0  # of the attempts those that go off what is allowed
-        self.reason = ""  # of the latest
+        self.error: ProxyError | None = None  # the latest
         self.next: Endpoint | None = None  # where the next attempt goes
 
 
@@ -38,7 +39,7 @@ def plan_another(exchange: Exchange, error: ProxyError) -> bool:
     endpoint = exchange.endpoint
     if error.side is Side.UPSTREAM:
         endpoint.attempted(error.reason)
-    failed.reason = error.reason
+    failed.error = again(error)
     failed.counted += not (exchange.is_reused or error.retry is Retry.UNSENT_HERE)
     step = decide(
         error,
@@ -56,13 +57,23 @@ def plan_another(exchange: Exchange, error: ProxyError) -> bool:
     else:
         failed.tried.append(endpoint)
         failed.next = exchange.pick(failed.tried)
-    return failed.next is not None
+    return failed.next is not None or may_wait(exchange.target.cluster, failed.tried)
 
 
 async def begin_another(exchange: Exchange) -> None:
-    """The attempt that plan_another() has planned."""
+    """The attempt that plan_another() has planned. ProxyError: it finds no room; then the failure before says more."""
     failed = exchange.failed
     assert failed is not None
-    assert failed.next is not None
-    exchange.endpoint = failed.next
-    exchange.listener.retried(failed.reason)
+    assert failed.error is not None
+    cluster = exchange.target.cluster
+    assert cluster is not None
+    endpoint = failed.next
+    if endpoint is None or (cluster.admission is not None and not cluster.admission.takes(endpoint)):
+        try:
+            endpoint = await wait_for_room(exchange, failed.tried)
+        except ProxyError:
+            raise failed.error from None
+    else:
+        endpoint.begin()
+    exchange.endpoint = endpoint
+    exchange.listener.retried(failed.error.reason)

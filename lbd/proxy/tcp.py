@@ -19,11 +19,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lbd.core.fiber import Expired
+from lbd.core.fiber import Expired, HungUp
 from lbd.core.timers import NEVER
 from lbd.errors import ProxyError, Retry, Side
+from lbd.proxy.admission import Waiter, may_wait
 from lbd.proxy.dial import open_stream
-from lbd.proxy.endings import CONNECT
+from lbd.proxy.endings import CONNECT, QUEUE
 from lbd.proxy.forwarding import without_mapping
 from lbd.proxy.grpc import NOT_GRPC
 from lbd.proxy.proxied import HANDSHAKE, introduction, may_become_header, refuse_header
@@ -34,6 +35,7 @@ from lbd.wire.message import RequestHead
 from lbd.wire.refusal import WireError
 
 if TYPE_CHECKING:
+    from lbd.cluster.cluster import Cluster
     from lbd.cluster.endpoint import Endpoint
     from lbd.core.fiber import Fiber
     from lbd.core.stream import Stream
@@ -104,8 +106,9 @@ class Session:
     """See above. What the access log writes down are its public attributes."""
 
     __slots__ = (
-        "_connection", "_dies_at", "_fiber", "_listener", "_reactor", "_started", "_target", "_tried", "_upstream", "_watcher", "attempts",
-        "bytes_in", "bytes_out", "client", "connect_seconds", "detail", "duration", "endpoint", "first_byte_seconds", "reason", "request",
+        "_connection", "_dies_at", "_fiber", "_listener", "_rank", "_reactor", "_started", "_target", "_tried", "_upstream", "_watcher",
+        "attempts", "bytes_in", "bytes_out", "client", "connect_seconds", "detail", "duration", "endpoint", "first_byte_seconds",
+        "reason", "request", "waited",
     )  # fmt: skip
 
     status = 0
@@ -120,6 +123,7 @@ class Session:
         self._reactor = connection.reactor
         self._started = connection.reactor.now
         self._dies_at = NEVER
+        self._rank = route.rank
         self._target: Target = connection.listener.target(route)
         self._tried: list[Endpoint] = []
         self._upstream: Stream = None  # type: ignore[assignment]  # until there is one
@@ -131,6 +135,7 @@ class Session:
         self.reason = ""
         self.detail = ""
         self.attempts = 0
+        self.waited = 0.0
         self.connect_seconds = -1.0
         self.first_byte_seconds = -1.0
         self.duration = 0.0
@@ -154,8 +159,8 @@ class Session:
         return self.endpoint.address if self.attempts else ""
 
     @property
-    def queue_seconds(self) -> float:  # there is no queue
-        return 0.0 if self.attempts else -1.0
+    def queue_seconds(self) -> float:
+        return self.waited if self.attempts or self.waited else -1.0
 
     # The story
 
@@ -186,13 +191,16 @@ class Session:
         last: ProxyError | None = None
         while True:
             endpoint = cluster.pick(key, self._tried)
-            if endpoint is None or self.attempts > self._target.attempts_allowed:
+            if self.attempts > self._target.attempts_allowed or (endpoint is None and not may_wait(cluster, self._tried)):
                 raise last or failure("no_healthy_endpoint", cluster.why_none())
+            if endpoint is not None:
+                endpoint.begin()
+            else:
+                endpoint = await self._wait_for_room(cluster, key)
             if last is not None:
                 self._listener.retried(last.reason)
             self.endpoint = endpoint
             self.attempts += 1
-            endpoint.begin()
             try:
                 await self._dial(endpoint)
             except ProxyError as error:
@@ -207,6 +215,25 @@ class Session:
             if last.side is Side.UPSTREAM:
                 endpoint.attempted(last.reason)
             self._tried.append(endpoint)
+
+    async def _wait_for_room(self, cluster: Cluster, key: bytes) -> Endpoint:
+        """An endpoint where it has begun. ProxyError: no room, or nobody is left who wants any."""
+        began, stream = self._reactor.now, self._connection.stream
+        until = began + cluster.policy.queue.timeout
+        try:
+            while True:
+                stream.guard = None if stream.hung_up else self._fiber
+                try:
+                    waiter = Waiter(self._reactor, cluster, lambda: cluster.pick(key, self._tried), self._rank, began)
+                    return await waiter.wait(until, QUEUE)
+                except HungUp:
+                    if stream.broken:
+                        raise failure("downstream_closed", "while it waited for an endpoint with room") from None
+                    # All that it will say is said: it waits on, at the same place.
+        finally:
+            stream.guard = None
+            self.waited += self._reactor.now - began
+            self._listener.queued(cluster.name, self._reactor.now - began)
 
     async def _dial(self, endpoint: Endpoint) -> None:
         timeout, began = self._target.connect_timeout, self._reactor.now

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated
 
-from lbd.policy import Count, Duration, Size
+from lbd.policy import Choice, Count, Duration, Size
 from lbd.routing.conditions import build_conditions, compile_pattern
 from lbd.routing.edits import Edits, HeaderEdits, encoded_fields
 from lbd.routing.path import canonical, cut_segments, pattern_key, readings
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from lbd.wire.message import RequestHead
 
 __all__ = [
+    "PRIORITIES",
     "Edits",
     "FixedResponse",
     "HeaderEdits",
@@ -29,6 +30,7 @@ __all__ = [
 ]
 
 VISIBLE = re.compile(r"[!-~]*")
+PRIORITIES = ("low", "normal", "high", "critical")  # from the first to be dropped to the last
 DEFAULT_PORTS = {b"http": b"80", b"https": b"443"}
 
 
@@ -97,6 +99,8 @@ class RoutePolicy:
     rewrite: RewritePolicy | None = None
     timeouts: RouteTimeouts = field(default_factory=RouteTimeouts)
     max_body: Annotated[int, Size()] = -1  # -1 keeps the listener's (not writable as such)
+    # Who goes first where requests wait, and stays longest when lbd has more to do than it can; what is critical always stays.
+    priority: Annotated[str, Choice(PRIORITIES)] = "normal"
 
 
 class FixedResponse:
@@ -130,6 +134,7 @@ class Route:
         "listener_name",
         "name",
         "policy",
+        "rank",
         "redirect",
         "regex",
         "request_edits",
@@ -144,6 +149,7 @@ class Route:
         self.policy = policy
         self.name = policy.name
         self.listener_name = listener_name
+        self.rank = PRIORITIES.index(policy.priority)
         self.conditions = build_conditions(policy)
         self.regex = compile_pattern(policy.path_regex) if policy.path_regex else None
         self.request_edits = Edits(rewrite.request_headers)

@@ -72,6 +72,7 @@ class Configure:
     drain_timeout: float = 30.0
     tls: dict[str, TlsMaterial] = field(default_factory=dict)  # by listener
     cluster_tls: dict[str, TlsMaterial] = field(default_factory=dict)  # by cluster
+    places: dict[str, int] = field(default_factory=dict)  # on the board, by cluster: what its limits count
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,8 +62,14 @@ class Worker:
         self._board = board
         self._report = report
         self._segment = board.segment(hello.slot)
-        self._segment.clear_inflight()  # whoever was killed in this slot has left its counts
-        gauges = (metrics.DOWNSTREAM_CONNECTIONS, metrics.UPSTREAM_CONNECTIONS, metrics.TUNNELS, metrics.HTTP2_STREAMS)
+        self._segment.clear_tables()  # whoever was killed in this slot has left its counts
+        gauges = (
+            metrics.DOWNSTREAM_CONNECTIONS,
+            metrics.UPSTREAM_CONNECTIONS,
+            metrics.TUNNELS,
+            metrics.HTTP2_STREAMS,
+            metrics.QUEUE_LENGTH,
+        )
         self._segment.reset_gauges(tuple(gauge.number for gauge in gauges))
         lag = Histogram(self._segment, metrics.LOOP_LAG, ())
         self._reactor = Reactor(on_fault=self._faulted, on_turn=lag.observe)
@@ -145,6 +151,7 @@ class Worker:
         setup_logging(message.log, self._log_lines.append, process=f"worker-{self._hello.slot}")
         clusters = {policy.name: self._clusters.get(policy.name) or fresh[policy.name] for policy in message.clusters}
         for policy in message.clusters:
+            clusters[policy.name].place = message.places.get(policy.name, -1)
             clusters[policy.name].apply_policy(policy)
             clusters[policy.name].originate(originations[policy.name])
             self._update(clusters[policy.name], message.endpoints.get(policy.name, ()))

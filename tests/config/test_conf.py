@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 import lbd.cli.demo
+from lbd.cluster.admission import LimitPolicy
 from lbd.cluster.cluster import BALANCES, ClusterPolicy, EndpointPolicy, RetryPolicy, TimeoutPolicy
 from lbd.cluster.health import HealthPolicy
 from lbd.cluster.pool import PoolPolicy
+from lbd.cluster.queue import QueuePolicy
 from lbd.cluster.shared import Http2UpstreamPolicy
 from lbd.cluster.tls_policy import ClusterTlsPolicy
 from lbd.config.daemon import AdminPolicy, DaemonPolicy
@@ -59,6 +61,8 @@ CHAPTERS: dict[str, type] = {
     "`[cluster.NAME.pool]`": PoolPolicy,
     "`[cluster.NAME.http2]`": Http2UpstreamPolicy,
     "`[cluster.NAME.retry]`": RetryPolicy,
+    "`[cluster.NAME.limits]`": LimitPolicy,
+    "`[cluster.NAME.queue]`": QueuePolicy,
     "`[cluster.NAME.health]`": HealthPolicy,
 }
 

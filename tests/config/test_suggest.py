@@ -6,6 +6,7 @@ import pytest
 
 from lbd.cluster.cluster import BALANCES, ClusterPolicy
 from lbd.cluster.health import HealthPolicy
+from lbd.cluster.pool import PoolPolicy
 from lbd.config.daemon import AdminPolicy, DaemonPolicy
 from lbd.config.fields import fields_of
 from lbd.config.schema import SECTIONS
@@ -58,7 +59,7 @@ def test_near_misses(word: str, meant: str) -> None:
         (ClusterPolicy, None, "servers", 'unknown key; here it is called "endpoints"'),
         (ClusterPolicy, None, "fall", "unknown key here; it belongs in [cluster.web.health]"),
         (HealthPolicy, ClusterPolicy, "endpoints", "unknown key here; it belongs in [cluster], above [cluster.web]"),
-        (ClusterPolicy, None, "zzz", "unknown key; the keys here are "),
+        (PoolPolicy, None, "zzz", "unknown key; the keys here are "),
         (HealthPolicy, None, "zzz", "unknown key"),
     ],
 )

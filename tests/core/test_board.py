@@ -115,7 +115,7 @@ def test_a_successor_counts_on_but_for_gauges_and_what_was_in_flight() -> None:
         worker.close()
         successor = reopened(board)
         segment = successor.segment(0)
-        segment.clear_inflight()
+        segment.clear_tables()
         segment.reset_gauges((2,))
         assert (segment.series(1, ("c",)), segment.series(2, ("g",), 2)) == (counter, gauge)
         segment.add(counter)
@@ -197,7 +197,7 @@ def test_it_takes_no_more_memory_than_is_written() -> None:
     assert board.cells >= 20_000 * 8
     assert board.endpoints >= 20_000
     for slot in range(64):
-        board.segment(slot).clear_inflight()
+        board.segment(slot).clear_tables()
         board.segment(slot).add(board.segment(slot).series(1, ("a",)))
     board.totals()
     assert os.fstat(board.fd).st_size > 1 << 30

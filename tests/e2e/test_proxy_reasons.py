@@ -80,6 +80,7 @@ endpoints = ["{origin.address}"]
 timeouts = {{ total = "300ms" }}
 [cluster.full]
 endpoints = [{{ address = "{origin.address}", max_requests = 1 }}]
+queue = {{ size = 0 }}
 [cluster.refused]
 endpoints = ["127.0.0.1:{free_port()}"]
 [cluster.no-socket]
@@ -293,10 +294,11 @@ def test_an_endpoint_that_is_full(lab: Lab) -> None:
         first.send(request_bytes("GET", "/full/slow"))
         wait_until(lambda: len(lab.origin.received) > count, "the request at the origin")
         answer = get(lab.port, "/full/other")
-        assert (answer.status, answer.get("x-lbd-reason")) == (503, "no_healthy_endpoint")
+        assert (answer.status, answer.get("x-lbd-reason")) == (503, "concurrency_limited")
+        assert answer.get("retry-after") == "1"
         assert first.final().status == 200
     assert get(lab.port, "/full/other").status == 200
-    assert lab.wait_for_line(start, "no_healthy_endpoint")["attempts"] == 0
+    assert lab.wait_for_line(start, "concurrency_limited")["attempts"] == 0
 
 
 def test_a_worker_without_descriptors(lab: Lab, tmp_path: Path) -> None:

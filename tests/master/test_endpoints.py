@@ -96,7 +96,15 @@ def test_a_name_that_resolves_to_something_else() -> None:
     assert kept.index == before[1].index
     assert new.index not in {state.index for state in before}
     assert endpoints.addresses() == {"web": ["10.0.0.2:80", "10.0.0.3:80"], "api": []}
-    assert endpoints.keys() == {("web", "10.0.0.2:80"), ("web", "10.0.0.3:80")}
+    assert endpoints.keys() == {("web", "10.0.0.2:80"), ("web", "10.0.0.3:80"), ("web", ""), ("api", "")}
+
+
+def test_a_cluster_has_a_place_of_its_own() -> None:
+    endpoints = book()
+    taken = [state.index for state in endpoints.of("web")] + list(endpoints.places().values())
+    assert set(endpoints.places()) == {"web", "api"}
+    assert len(set(taken)) == 4
+    assert endpoints.places() == endpoints.places()
 
 
 def test_a_cluster_that_is_gone_is_no_error() -> None:

@@ -10,11 +10,11 @@ import trio
 
 from lbd import metrics
 from lbd.cluster.cluster import ClusterPolicy, EndpointPolicy, RetryPolicy, TimeoutPolicy
+from lbd.cluster.queue import QueuePolicy
 from lbd.proxy.listener import ListenerPolicy, ListenerTimeouts
 from lbd.proxy.reasons import failure
 from lbd.routing.hello import PassthroughPolicy
 from lbd.routing.route import RoutePolicy
-from lbd.worker.messages import EndpointState
 from tests.support.script import Playbook
 from tests.wire.hellos import hello_of, over_records
 
@@ -180,14 +180,14 @@ async def test_no_healthy_endpoint() -> None:
 
 
 async def test_an_endpoint_has_as_many_sessions_as_it_takes_requests() -> None:
-    policy = ClusterPolicy("web", (EndpointPolicy("one:1"), EndpointPolicy("two:1")), panic=0.0)
+    endpoints = tuple(EndpointPolicy(f"{name}:1", max_requests=1) for name in ("one", "two"))
+    policy = ClusterPolicy("web", endpoints, panic=0.0, queue=QueuePolicy(size=0))
     async with Playbook(listener=TCP, clusters=[policy]) as play:
-        play.clusters["web"].update([EndpointState(f"{name}:1", 1, index, max_requests=1) for index, name in enumerate(("one", "two"))])
         others = [play.connect() for _ in range(2)]
         first, _ = await play.upstream(), await play.upstream()
         assert sorted(play.dialled) == ["one:1", "two:1"]
         await settle()
-        assert line(play).reason == "no_healthy_endpoint"
+        assert line(play).reason == "concurrency_limited"
         first.reset()  # and there is room again
         await settle()
         others.append(play.connect())

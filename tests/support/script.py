@@ -156,7 +156,9 @@ class Playbook:
         for policy in self.cluster_policies:
             states = []
             for endpoint in policy.endpoints:
-                states.append(EndpointState(endpoint.address, endpoint.weight, index, True, endpoint.address, endpoint.backup))
+                states.append(
+                    EndpointState(endpoint.address, endpoint.weight, index, True, endpoint.address, endpoint.backup, endpoint.max_requests)
+                )
                 index += 1
             self.clusters[policy.name].update(states)
         self.listener = Listener(self.policy, segment, random.Random(2).random, lambda count: b"\1" * count)

@@ -1,0 +1,153 @@
+"""How much a cluster takes at once, and who waits for it.
+
+A cluster has an Admission as soon as anything in it is limited: requests or connections, of an endpoint or of all together, or the
+adaptive limit. One without has none and pays nothing. Every request that begins at one of its endpoints is counted here, in this
+worker and on the board at the cluster's `place`, whoever began it.
+
+Cluster.pick() asks admits(): nobody passes by those who wait. Whoever must wait has a Place in the queue; when a request ends here
+serve() goes through them in their order and lets them begin, as far as there is room. What ends in other workers is seen by look(),
+every few milliseconds while somebody waits (proxy/admission.py).
+
+Limits hold over all workers, but nothing is locked: two workers that look at the same moment both see the last place free. So at most
+one request for each other worker may be above a limit, until one of them ends.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+from lbd import metrics
+from lbd.cluster.queue import Queue
+from lbd.policy import Count
+
+if TYPE_CHECKING:
+    from lbd.cluster.cluster import Cluster, ClusterPolicy
+    from lbd.cluster.endpoint import Endpoint
+    from lbd.cluster.queue import Place
+    from lbd.core.board import Board, Segment
+
+__all__ = ["Admission", "LimitPolicy"]
+
+
+@dataclass(frozen=True, slots=True)
+class LimitPolicy:
+    """`[cluster.NAME.limits]`: of all endpoints together, over all workers. An endpoint has its own beside them."""
+
+    max_requests: Annotated[int, Count(0, zero="no limit")] = 0  # at once
+
+
+MISSES = 16  # who wait for what is not there, by the endpoints that they have tried, before the others are left to the next time
+
+
+class Admission:
+    """`inflight` is in this worker."""
+
+    __slots__ = (
+        "_board", "_cluster", "_is_serving", "_length", "_max_requests", "_place", "_queue", "_segment", "inflight", "policy",
+    )  # fmt: skip
+
+    def __init__(self, cluster: Cluster, place: int, segment: Segment | None, board: Board | None) -> None:
+        """`place` is on the board; -1: there is none."""
+        self._cluster = cluster
+        self.inflight = 0
+        self._place = place
+        self._segment = segment if place >= 0 else None
+        self._board = board if place >= 0 else None
+        self._queue = Queue(0)
+        self._is_serving = False
+        self._length = -1  # the cell of the queue's length
+        self.obey(cluster.policy)
+
+    def __repr__(self) -> str:
+        return f"<Admission to {self.policy.name}, {self.inflight} in flight, {self.waiting} waiting>"
+
+    def obey(self, policy: ClusterPolicy) -> None:
+        """From now on; who waits waits on, if there is still a place."""
+        self.policy = policy
+        self._max_requests = policy.limits.max_requests
+        self._queue.shrink(policy.queue.size)
+
+    # Requests at work
+
+    def begun(self, count: int = 1) -> None:
+        self.inflight += count
+        if self._segment is not None:
+            self._segment.add_inflight(self._place, count)
+
+    def ended(self) -> None:
+        self.inflight -= 1
+        if self._segment is not None:
+            self._segment.add_inflight(self._place, -1)
+        if self._queue:
+            self.serve()
+
+    def load(self) -> int:
+        """Of all workers."""
+        return self.inflight if self._board is None else self._board.inflight(self._place)
+
+    def is_full(self) -> bool:
+        """Whatever its endpoints say."""
+        return self._max_requests > 0 and self.load() >= self._max_requests
+
+    def admits(self) -> bool:
+        """Whether the next request may look for an endpoint."""
+        return (self._is_serving or not self._queue) and not self.is_full()
+
+    def takes(self, endpoint: Endpoint) -> bool:
+        """Whether it may begin at this one."""
+        return self.admits() and not endpoint.is_full()
+
+    # Those who wait
+
+    @property
+    def waiting(self) -> int:
+        return len(self._queue)
+
+    def enter(self, place: Place) -> bool:
+        """False: there is no room for it in the queue. Who has entered leaves in the end, however the waiting ended."""
+        if not self._queue.enter(place):
+            return False
+        self._count(1)
+        return True
+
+    def leave(self, place: Place) -> None:
+        """Once for each enter()."""
+        self._queue.leave(place)
+        self._count(-1)
+
+    def serve(self) -> None:
+        """There may be room: for those who wait, in their order."""
+        self._is_serving = True
+        misses = 0
+        try:
+            for place in self._queue:
+                if self.is_full():
+                    return
+                endpoint = place.pick()
+                if endpoint is None:
+                    misses += 1
+                    if misses > MISSES or not self._cluster.has_room():
+                        return
+                    continue
+                self._queue.leave(place)
+                endpoint.begin()
+                place.grant(endpoint)
+        finally:
+            self._is_serving = False
+
+    def look(self) -> None:
+        """Other workers may have made room; or there may be nothing left to wait for."""
+        if self._cluster.is_usable():
+            self.serve()
+            return
+        for place in self._queue:
+            self._queue.leave(place)
+            place.turn_away("no_healthy_endpoint")
+
+    def _count(self, change: int) -> None:
+        if self._segment is not None:
+            self._segment.add_waiting(self._place, change)
+            if self._length < 0:
+                self._length = self._segment.series(metrics.QUEUE_LENGTH.number, (self.policy.name,), 1)
+            self._segment.add(self._length, change)

@@ -1,0 +1,114 @@
+"""Waiting for room in a cluster: who may not begin now because of a limit waits in its fiber for a turn.
+
+The cluster's Admission decides (cluster/admission.py); here are the fiber that waits, its deadline, and the one that looks for room
+which other workers have made, for as long as anybody waits.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lbd.core.fiber import Expired, Signal
+from lbd.proxy.endings import QUEUE, TOTAL
+from lbd.proxy.reasons import failure
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
+    from lbd.cluster.admission import Admission
+    from lbd.cluster.cluster import Cluster
+    from lbd.cluster.endpoint import Endpoint
+    from lbd.core.reactor import Reactor
+    from lbd.errors import ProxyError
+    from lbd.proxy.exchange import Exchange
+
+__all__ = ["Waiter", "may_wait", "wait_for_room"]
+
+LOOK = 0.01  # seconds between two looks at what other workers have in flight
+
+
+class Waiter:
+    """A Place in the queue of `cluster`, for the running fiber. `pick()` gives an endpoint with room for it, if there is one."""
+
+    __slots__ = ("_cluster", "_reactor", "_served", "_why", "endpoint", "pick", "rank", "since")
+
+    def __init__(self, reactor: Reactor, cluster: Cluster, pick: Callable[[], Endpoint | None], rank: int, since: float) -> None:
+        self._reactor = reactor
+        self._cluster = cluster
+        self._served = Signal(reactor)
+        self._why = ""
+        self.pick = pick
+        self.rank = rank
+        self.since = since
+        self.endpoint: Endpoint | None = None
+
+    def grant(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+        self._served.set()
+
+    def turn_away(self, reason: str) -> None:
+        self._why = reason
+        self._served.set()
+
+    async def wait(self, latest: float, kind: int) -> Endpoint:
+        """An endpoint at which the request has begun. ProxyError: there was no room in time.
+
+        `latest`, of the reactor's clock, and `kind` are the deadline that the request has anyway.
+        """
+        cluster, admission, reactor = self._cluster, self._cluster.admission, self._reactor
+        assert admission is not None
+        if not admission.enter(self):
+            raise turned_away("queue_full" if admission.policy.queue.size else "concurrency_limited", cluster)
+        if admission.waiting == 1:
+            reactor.spawn(look(admission, reactor), f"queue of {cluster.name}")
+        fiber, until = reactor.running(), reactor.now + admission.policy.queue.timeout
+        fiber.arm_at(min(until, latest), QUEUE if until < latest else kind)
+        try:
+            await self._served.wait()
+        except BaseException as error:
+            if self.endpoint is not None:
+                self.endpoint.end()
+            if isinstance(error, Expired) and error.kind == QUEUE:
+                raise turned_away("queue_timeout", cluster) from None
+            raise
+        finally:
+            admission.leave(self)
+            fiber.disarm()
+        if self.endpoint is None:
+            raise turned_away(self._why, cluster)
+        return self.endpoint
+
+
+def may_wait(cluster: Cluster | None, tried: Collection[Endpoint]) -> bool:
+    """Whether pick() has found nobody only because of limits: there is an endpoint beside those `tried`."""
+    return cluster is not None and cluster.admission is not None and cluster.is_usable(tried)
+
+
+async def wait_for_room(exchange: Exchange, tried: Collection[Endpoint]) -> Endpoint:
+    """The endpoint of the next attempt, which has begun there. ProxyError: there is none. A client that leaves meanwhile has left the
+    queue."""
+    cluster, reactor = exchange.target.cluster, exchange.reactor
+    assert cluster is not None
+    if not may_wait(cluster, tried):
+        raise failure("no_healthy_endpoint", cluster.why_none())
+    began = reactor.now
+    waiter = Waiter(reactor, cluster, lambda: exchange.pick(tried), exchange.route.rank, exchange.started if exchange.attempts else began)
+    exchange.guard()
+    try:
+        return await waiter.wait(exchange.total_at, TOTAL)
+    finally:
+        exchange.downstream.stream.guard = None
+        exchange.waited += reactor.now - began
+        exchange.listener.queued(cluster.name, reactor.now - began)
+
+
+def turned_away(reason: str, cluster: Cluster) -> ProxyError:
+    """With the time after which a place may be had: that in which all who wait now are gone."""
+    return failure(reason, cluster.why_none(), retry_after=max(1.0, cluster.policy.queue.timeout))
+
+
+async def look(admission: Admission, reactor: Reactor) -> None:
+    """A fiber, while anybody waits."""
+    while admission.waiting:
+        await reactor.sleep(LOOK)
+        admission.look()

@@ -1,0 +1,266 @@
+"""Limits of a cluster over several workers, and the turn of those who wait: on a real board, without a clock."""
+
+from __future__ import annotations
+
+from collections import Counter
+from random import Random
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from lbd.cluster.admission import LimitPolicy
+from lbd.cluster.cluster import Cluster, ClusterPolicy
+from lbd.cluster.queue import QueuePolicy
+from lbd.core.board import Board
+from tests.cluster.fakes import Facts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from lbd.cluster.endpoint import Endpoint
+
+PLACE = 60  # of the cluster
+
+
+class Request:
+    """A Place, and what became of it."""
+
+    def __init__(self, cluster: Cluster, name: str = "", rank: int = 1, since: float = 0.0) -> None:
+        self.cluster = cluster
+        self.name = name
+        self.rank = rank
+        self.since = since
+        self.endpoint: Endpoint | None = None
+        self.why = ""
+        self.tried: list[Endpoint] = []
+
+    def pick(self) -> Endpoint | None:
+        return self.cluster.pick(b"", self.tried)
+
+    def grant(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+        self.leave()
+
+    def turn_away(self, reason: str) -> None:
+        self.why = reason
+        self.leave()
+
+    def come(self) -> bool:
+        """Begins, or waits; False: neither."""
+        endpoint = self.pick()
+        if endpoint is not None:
+            endpoint.begin()
+            self.endpoint = endpoint
+            return True
+        assert self.cluster.admission is not None
+        return self.cluster.admission.enter(self)
+
+    def leave(self) -> None:
+        assert self.cluster.admission is not None
+        self.cluster.admission.leave(self)
+
+    def end(self) -> None:
+        assert self.endpoint is not None
+        self.endpoint.end()
+        self.endpoint = None
+
+
+@pytest.fixture
+def board() -> Iterator[Board]:
+    board = Board.create(2, cells=4096, endpoints=64)
+    yield board
+    board.close()
+
+
+def worker(board: Board, slot: int, *facts: Facts, limit: int = 0, size: int = 100, balance: str = "round-robin") -> Cluster:
+    """One worker's view of a cluster."""
+    policy = ClusterPolicy("web", (), balance=balance, limits=LimitPolicy(limit), queue=QueuePolicy(size))
+    cluster = Cluster(policy, board.segment(slot), board, Random(slot))
+    cluster.place = PLACE
+    cluster.update(facts)
+    return cluster
+
+
+A, B = Facts("a:1", index=0, max_requests=2), Facts("b:1", index=1, max_requests=2)
+
+
+def come(cluster: Cluster, count: int) -> list[Request]:
+    requests = [Request(cluster, str(number)) for number in range(count)]
+    assert all(request.come() for request in requests)
+    return requests
+
+
+def test_what_is_not_limited_has_no_admission(board: Board) -> None:
+    assert worker(board, 0, Facts("a:1")).admission is None
+    assert worker(board, 0, A).admission is not None
+    assert worker(board, 0, Facts("a:1"), limit=1).admission is not None
+
+
+def test_a_clusters_limit_is_over_all_endpoints_and_workers(board: Board) -> None:
+    one, two = (worker(board, slot, Facts("a:1", index=0), Facts("b:1", index=1), limit=3) for slot in range(2))
+    here, there = come(one, 2), come(two, 1)
+    assert one.pick(b"", ()) is None
+    assert two.pick(b"", ()) is None
+    assert board.inflight(PLACE) == 3
+    there[0].end()
+    assert one.pick(b"", ()) is not None
+    for request in here:
+        request.end()
+    assert board.inflight(PLACE) == 0
+
+
+def test_whoever_waits_begins_when_one_ends_here(board: Board) -> None:
+    cluster = worker(board, 0, A)
+    first, second, third, fourth = come(cluster, 4)
+    assert [r.endpoint is not None for r in (first, second, third, fourth)] == [True, True, False, False]
+    assert cluster.admission is not None
+    assert cluster.admission.waiting == board.waiting(PLACE) == 2
+    second.end()
+    assert [r.endpoint is not None for r in (first, third, fourth)] == [True, True, False]
+    assert cluster.admission.waiting == board.waiting(PLACE) == 1
+
+
+def test_nobody_passes_by_those_who_wait(board: Board) -> None:
+    cluster = worker(board, 0, A)
+    waiting = come(cluster, 3)[2]
+    other = worker(board, 1, A)
+    cluster.endpoints[0].end()  # which serves the one who waits
+    assert waiting.endpoint is not None
+    fourth = Request(cluster)
+    assert fourth.come()
+    assert fourth.endpoint is None
+    assert other.pick(b"", ()) is None
+
+
+def test_room_made_by_another_worker_is_seen_by_looking(board: Board) -> None:
+    one, two = (worker(board, slot, A) for slot in range(2))
+    busy = come(one, 2)
+    waiting = come(two, 1)[0]
+    busy[0].end()
+    assert waiting.endpoint is None
+    assert two.pick(b"", ()) is None  # not for somebody who comes now
+    assert two.admission is not None
+    two.admission.look()
+    assert waiting.endpoint is not None
+
+
+def test_ranks(board: Board) -> None:
+    cluster = worker(board, 0, A)
+    busy = come(cluster, 2)
+    waiting = [Request(cluster, name, rank) for name, rank in (("low", 0), ("high", 2), ("normal", 1))]
+    for request in waiting:
+        request.come()
+    served = []
+    for _ in range(3):
+        busy.pop(0).end()
+        (got,) = (request for request in waiting if request.endpoint is not None)
+        served.append(got.name)
+        waiting.remove(got)
+        busy.append(got)
+    assert served == ["high", "normal", "low"]
+
+
+def test_a_retry_that_must_go_elsewhere_lets_others_pass(board: Board) -> None:
+    """Room at the endpoint that it has tried is no room for it, but is for the next."""
+    cluster = worker(board, 0, A, B)
+    busy = come(cluster, 4)
+    retry, other = Request(cluster, "retry"), Request(cluster, "other", since=1.0)
+    retry.tried = [cluster.endpoints[0]]
+    retry.come()
+    other.come()
+    next(request for request in busy if request.endpoint is cluster.endpoints[0]).end()
+    assert retry.endpoint is None
+    assert other.endpoint is cluster.endpoints[0]
+
+
+def test_when_nothing_is_left_to_wait_for_nobody_waits(board: Board) -> None:
+    cluster = worker(board, 0, A, B)
+    waiting = come(cluster, 6)[4:]
+    cluster.set_health("a:1", False)
+    cluster.set_health("b:1", False)
+    cluster.apply_policy(ClusterPolicy("web", (), panic=0.0))
+    assert cluster.pick(b"", ()) is None  # arranges what has changed
+    assert cluster.admission is not None
+    cluster.admission.look()
+    assert [request.why for request in waiting] == ["no_healthy_endpoint"] * 2
+    assert board.waiting(PLACE) == 0
+
+
+def test_a_reload_keeps_those_who_wait_and_counts_those_who_were_there(board: Board) -> None:
+    cluster = worker(board, 0, Facts("a:1", index=0))
+    busy = [cluster.pick(b"", ()) for _ in range(2)]
+    for endpoint in busy:
+        assert endpoint is not None
+        endpoint.begin()
+    assert board.inflight(PLACE) == 0
+    cluster.apply_policy(ClusterPolicy("web", (), limits=LimitPolicy(2)))
+    cluster.update([Facts("a:1", index=0)])
+    assert board.inflight(PLACE) == 2
+    waiting = come(cluster, 1)[0]
+    cluster.apply_policy(ClusterPolicy("web", (), limits=LimitPolicy(3)))
+    cluster.update([Facts("a:1", index=0)])
+    assert waiting.endpoint is None
+    assert cluster.admission is not None
+    cluster.admission.look()
+    assert waiting.endpoint is not None
+    cluster.apply_policy(ClusterPolicy("web", ()))
+    cluster.update([Facts("a:1", index=0)])
+    for endpoint in (*busy, waiting.endpoint):
+        assert endpoint is not None
+        endpoint.end()
+    assert board.inflight(PLACE) == board.inflight(0) == 0
+
+
+def test_the_place_of_one_who_left_the_cluster_is_given_back(board: Board) -> None:
+    cluster = worker(board, 0, A, limit=5)
+    (request,) = come(cluster, 1)
+    cluster.update([B])
+    assert board.inflight(PLACE) == 1
+    request.end()
+    assert board.inflight(PLACE) == 0
+
+
+Step = tuple[str, int, int]
+STEPS = st.lists(st.tuples(st.sampled_from(("come", "end", "look", "leave")), st.integers(0, 1), st.integers(0, 9)), max_size=80)
+
+
+@settings(deadline=None, max_examples=60)
+@given(STEPS, st.integers(0, 4))
+def test_never_above_a_limit_and_nobody_is_forgotten(steps: list[Step], limit: int) -> None:
+    board = Board.create(2, cells=4096, endpoints=64)
+    try:
+        workers = [worker(board, slot, A, B, limit=limit, size=5) for slot in range(2)]
+        requests: list[list[Request]] = [[], []]
+        for what, slot, number in steps:
+            step(what, workers[slot], requests[slot], number)
+            here = [request for each in requests for request in each if request.endpoint is not None]
+            at = Counter(request.endpoint.address for request in here if request.endpoint is not None)
+            assert max(at.values(), default=0) <= 2
+            assert not limit or len(here) <= limit
+            assert len(here) == board.inflight(PLACE)
+        for _ in range(100):  # everything ends, and whoever waits gets its turn
+            for slot in range(2):
+                step("end", workers[slot], requests[slot], 0)
+                step("look", workers[slot], requests[slot], 0)
+        assert requests == [[], []]
+        assert board.inflight(PLACE) == board.waiting(PLACE) == 0
+    finally:
+        board.close()
+
+
+def step(what: str, cluster: Cluster, requests: list[Request], number: int) -> None:
+    assert cluster.admission is not None
+    if what == "look":
+        cluster.admission.look()
+    elif what == "come":
+        request = Request(cluster, rank=number % 3, since=float(number))
+        if request.come():
+            requests.append(request)
+    else:
+        found = [request for request in requests if (request.endpoint is None) is (what == "leave")]
+        if found:
+            request = found[number % len(found)]
+            request.end() if what == "end" else request.leave()
+            requests.remove(request)
+    requests[:] = [request for request in requests if not request.why]
