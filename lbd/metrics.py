@@ -96,6 +96,10 @@ SESSIONS = Metric(
 HTTP2_STREAMS = Metric(20, "lbd_http2_streams", "gauge", ("listener",), "Requests of HTTP/2 clients at work now.")
 HTTP2_RESETS = Metric(21, "lbd_http2_resets_total", "counter", ("code",), "Streams of HTTP/2 clients that either side has reset.")
 HTTP2_GOAWAYS = Metric(22, "lbd_http2_goaways_total", "counter", ("code",), "Connections of HTTP/2 clients that lbd has ended.")
+HTTP2_FLOODS = Metric(
+    65, "lbd_http2_floods_total", "counter", ("kind",),
+    "Connections of HTTP/2 clients that lbd has ended for what they did too often: resets, idle frames, or a head without end.",
+)  # fmt: skip
 GRPC_CALLS = Metric(
     23, "lbd_grpc_calls_total", "counter", ("listener", "route", "cluster", "status"),
     "gRPC calls, by the grpc-status that they ended with; none where nobody has said.",

@@ -56,7 +56,7 @@ log = logging.getLogger("lbd.proxy")
 
 READ = 32 * 1024
 BACKLOG = 2 * MOST  # bytes that wait for the socket, beyond which nothing is read: answers to what comes would pile up
-STEPS = 16  # reads before other fibers get a turn
+STEPS = 16  # reads before other fibers get a turn, unless it is time before: a read may be 2,000 frames
 GRACE = 1.0  # seconds in which requests that are under way may come, after the first GOAWAY
 GOODBYE = b"goodbye."  # the ping that comes back when they have
 SPREAD = 0.1  # of the age a connection may have, at random
@@ -131,7 +131,7 @@ class Http2Connection:
             steps += 1
             try:
                 if is_busy and self._reads():
-                    if steps % STEPS == 0:
+                    if steps % STEPS == 0 or self.reactor.is_turn_over():
                         await self.reactor.yield_turn()
                 else:
                     await self._wait()
@@ -243,6 +243,8 @@ class Http2Connection:
         stream = self.stream
         if stream.is_closed or self._has_eof:
             return
+        if self.reactor.is_turn_over():
+            await self.reactor.yield_turn()  # what came may have cost more time than there is to linger
         self.fiber.arm(max(self.listener.linger_timeout, 0.001), LINGER)
         self.outbox.flush()
         while self.outbox.is_stuck():
@@ -312,7 +314,10 @@ class Http2Connection:
         if not can_answer:
             self.listener.stream_reset(code_name(PROTOCOL_ERROR))
         else:
-            downstream.answer(RequestHead.make(), error_answer(refusal, self.listener.shows_reason, self.listener.wall_clock()))
+            try:
+                downstream.answer(RequestHead.make(), error_answer(refusal, self.listener.shows_reason, self.listener.wall_clock()))
+            except OSError:
+                return  # what came behind it has ended the stream, or all of them
             if not downstream.unsent:  # else the window is shut, by one who sends nonsense
                 downstream.finish()
             else:
@@ -352,7 +357,10 @@ class Http2Connection:
 
     def _broken(self, event: ConnectionBroken) -> None:
         self.listener.told_to_go(code_name(event.code))
-        self.listener.refused(Http2Downstream(self, 0, True), failure("http2_error", event.message), 0.0)
+        if event.flood:
+            self.listener.flooded(event.flood)
+        reason = "http2_flood" if event.flood else "http2_error"
+        self.listener.refused(Http2Downstream(self, 0, True), failure(reason, event.message), 0.0)
 
     # What goes
 

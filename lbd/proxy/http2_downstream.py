@@ -20,6 +20,7 @@ from lbd.proxy.answers import Answer, reason_phrase
 from lbd.proxy.downstream import Downstream
 from lbd.proxy.extended_connect import begin_offer, check_no_success, open_established
 from lbd.proxy.grpc import NOT_GRPC, UNTOLD, GrpcStatus, grpc_fields, is_grpc, maybe_timeout, status_among, trailers_for
+from lbd.proxy.pieces import gather
 from lbd.proxy.reasons import failure
 from lbd.wire.http2 import StreamGone
 from lbd.wire.http2_frames import INTERNAL_ERROR, NO_ERROR
@@ -64,7 +65,7 @@ class Http2Downstream(Downstream):
 
     def arrived(self, data: bytes, has_ended: bool) -> None:
         if data:
-            self._chunks.append(data)
+            gather(self._chunks, data)
             self.bytes_in += len(data)
         if has_ended:
             self._has_come = True

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from lbd.core.reactor import Pollable
 from lbd.errors import ProxyError, Retry
 from lbd.proxy.extended_connect import end_offer, maybe_switched
+from lbd.proxy.pieces import gather
 from lbd.proxy.reasons import failure
 from lbd.proxy.upstream import Upstream
 from lbd.wire.body import UNTIL_CLOSE
@@ -187,7 +188,7 @@ class Http2Upstream(Upstream):
     def came(self, data: bytes, has_ended: bool) -> None:
         self.bytes_in += len(data)
         if data:
-            self._chunks.append(data)
+            gather(self._chunks, data)
         self.ended(None, has_ended)
 
     def ended(self, trailers: Headers | None, has_ended: bool = True) -> None:

@@ -71,9 +71,9 @@ class Http2UpstreamConnection:
     """A Shared of cluster/shared.py. Begins at once; wait_ready() before it is given to the pool."""
 
     __slots__ = (
-        "_error", "_fault", "_fiber", "_is_called", "_is_limited", "_is_retired", "_most", "_ping_at", "_pings", "_ready", "_unsent",
-        "blocked", "codec", "has_served", "idle_since", "opened_at", "policy", "pool", "reactor", "received_at", "requests", "scheme",
-        "stream", "streams", "upstreams",
+        "_error", "_fault", "_fiber", "_is_called", "_is_flood", "_is_limited", "_is_retired", "_most", "_ping_at", "_pings",
+        "_ready", "_unsent", "blocked", "codec", "has_served", "idle_since", "opened_at", "policy", "pool", "reactor",
+        "received_at", "requests", "scheme", "stream", "streams", "upstreams",
     )  # fmt: skip
 
     def __init__(self, stream: Stream, pool: SharedPool) -> None:
@@ -96,6 +96,7 @@ class Http2UpstreamConnection:
         self._pings = 0
         self._error: ProxyError | None = None  # why there is no connection
         self._fault = ""  # of the endpoint, against the rules
+        self._is_flood = False
         self._ready = Signal(self.reactor)
         window, most = self.policy.window, self.policy.max_streams
         self._most = most
@@ -128,7 +129,7 @@ class Http2UpstreamConnection:
         return min(self._most, self.codec.max_streams) - self.streams
 
     def look(self) -> None:
-        if not self._is_retired and not self.stream.is_fresh_now():
+        if not self._is_retired and self._backlog() < 2 * BACKLOG and not self.stream.is_fresh_now():
             try:
                 self._read()
             except (OSError, Ended):
@@ -196,7 +197,8 @@ class Http2UpstreamConnection:
             self._is_called = False
             self._write()
             if self.codec.is_broken:
-                raise Ended("bad_response", f"it breaks the rules of HTTP/2: {self._fault}")
+                reason = "upstream_flood" if self._is_flood else "bad_response"
+                raise Ended(reason, f"it breaks the rules of HTTP/2: {self._fault}")
             if self._is_retired and self.streams == 0:
                 break
             is_busy = self._backlog() < 2 * BACKLOG and self._read()
@@ -275,8 +277,8 @@ class Http2UpstreamConnection:
             case SettingsChanged():
                 self._ready.set()
                 self.pool.settled(self, self.reactor.now)
-            case ConnectionBroken(_, message):
-                self._fault = message
+            case ConnectionBroken(_, message, flood):
+                self._fault, self._is_flood = message, bool(flood)
 
     def _unblock(self, number: int = 0) -> None:
         """Wakes those who can go on, as far as there is room; one that waits for a window of its own when that opens."""

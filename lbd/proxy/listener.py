@@ -70,10 +70,11 @@ class Http2Policy:
 
     enabled: bool = True  # by ALPN, and in plain text for clients that know (RFC 9113 3.3)
     max_streams: Annotated[int, Count(1, 65_535)] = 100  # of one connection at a time
-    # Bytes of request bodies held, of all streams of a connection together: fewer stuck uploads than this has windows hold up no other.
-    connection_window: Annotated[int, Size(65_535, 1 << 30)] = 1024 * 1024
+    # Bytes of request bodies held, of all streams of a connection together. With less than max_streams windows, as many stuck uploads as it
+    # has windows hold up all others; and behind another proxy those are other people's. -1: so many (nginx, and lbd upstream).
+    connection_window: Annotated[int, Size(65_535, 1 << 30)] = -1
     max_age: Annotated[float, Duration(zero="no limit")] = 3600.0  # of a connection; then a GOAWAY, so that clients spread anew
-    max_resets: Annotated[int, Count(1)] = 500  # streams reset because of the client, within 10 s (CVE-2023-44487)
+    max_resets: Annotated[int, Count(1)] = 200  # streams reset because of the client, within 10 s: two times max_streams (CVE-2023-44487)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +110,7 @@ def http2_limits(policy: ListenerPolicy) -> Http2Limits:
         fields=limits.fields,
         streams=http2.max_streams,
         window=limits.window,
-        connection_window=http2.connection_window,
+        connection_window=limits.window * http2.max_streams if http2.connection_window < 0 else http2.connection_window,
         resets=http2.max_resets,
         extended_connect=bool(policy.upgrades),
     )

@@ -229,6 +229,10 @@ class Listener:
     def told_to_go(self, code: str) -> None:
         self._segment.add(self._cell(metrics.HTTP2_GOAWAYS.number, code), 1)
 
+    def flooded(self, kind: str) -> None:
+        """A client of HTTP/2 has asked too much."""
+        self._segment.add(self._cell(metrics.HTTP2_FLOODS.number, kind), 1)
+
     def moved(self, downstream_in: int, downstream_out: int, upstream_in: int, upstream_out: int) -> None:
         """Counts bytes."""
         self._numbers[self._downstream_in] += downstream_in

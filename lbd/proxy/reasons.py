@@ -83,6 +83,12 @@ REASONS: dict[str, Reason] = {
     "http2_error": Reason(
         Side.DOWNSTREAM, 0, "the client broke a rule of HTTP/2", "the detail names it; many from one address: an attack, or a broken client"
     ),
+    "http2_flood": Reason(
+        Side.DOWNSTREAM,
+        0,
+        "the client of HTTP/2 asked too much",
+        "an attack; if not, listener.NAME.http2.max_resets, and the detail in the log",
+    ),
     "tls_to_plain": Reason(
         Side.DOWNSTREAM, 400, "the client speaks TLS to a port without it", "the client must use http, or the listener wants tls"
     ),
@@ -131,6 +137,9 @@ REASONS: dict[str, Reason] = {
         502,
         "what the endpoint sent is not HTTP/1.1",
         "is it another protocol, or a broken service? the detail names the place",
+    ),
+    "upstream_flood": Reason(
+        Side.UPSTREAM, 502, "the endpoint's HTTP/2 asked too much", "a broken service: the detail names the frames that it sends too often"
     ),
     "no_upgrade": Reason(
         Side.UPSTREAM,

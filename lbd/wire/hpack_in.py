@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from hpack.exceptions import HPACKDecodingError
 from hpack.hpack import Decoder
 from hpack.table import HeaderTable
 
@@ -18,6 +19,7 @@ __all__ = ["FieldDecoder"]
 
 LONGEST = 128  # bytes of a block that is remembered: references are a byte or two each
 MOST = 64  # blocks
+RESIZES = 2  # of the table, at the head of a block: the smallest size since the block before, and the last (RFC 7541 4.2)
 
 
 class CountedTable(HeaderTable):
@@ -49,9 +51,26 @@ class FieldDecoder:
         if known is not None:
             return known
         before = self._table.changes
+        resizes = bool(block) and block[0] & 0xE0 == 0x20
+        if resizes:
+            check_resizes(block)
         fields = tuple(self._decoder.decode(block, raw=True))
-        if self._table.changes != before or (block and block[0] & 0xE0 == 0x20):  # something was added, or the table resized
+        if resizes or self._table.changes != before:
             self._known.clear()
         elif len(block) <= LONGEST and len(self._known) < MOST:
             self._known[block] = fields
         return fields
+
+
+def check_resizes(block: bytes) -> None:
+    """HPACKDecodingError: more of them than there may be. hpack takes a block that is nothing else, at 0.5 us a byte."""
+    at = count = 0
+    while at < len(block) and block[at] & 0xE0 == 0x20:
+        count += 1
+        if count > RESIZES:
+            raise HPACKDecodingError("the table is resized again and again")
+        more = block[at] & 0x1F == 0x1F
+        at += 1
+        while more and at < len(block):
+            more = block[at] >= 0x80
+            at += 1

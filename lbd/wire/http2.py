@@ -114,7 +114,8 @@ class Http2Codec(Http2Receiver):
         """Sends what there is room for, and says how much; the stream has ended with it if that was all."""
         stream = self.sendable(number)
         size = min(len(data), stream.out_window, self.out_window)
-        if size < len(data):
+        is_cut = size < len(data)
+        if is_cut:
             has_ended = False
             if size <= 0:
                 return 0
@@ -126,7 +127,7 @@ class Http2Codec(Http2Receiver):
             self.put(frame(DATA, END_STREAM, number, b""))
         stream.out_window -= size
         self.out_window -= size
-        self.earned(size)
+        self.earned(size, is_cut)
         if has_ended:
             self.local_ended(stream)
         return size

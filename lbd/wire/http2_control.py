@@ -23,6 +23,7 @@ from lbd.wire.http2_frames import (
     code_name,
     frame,
 )
+from lbd.wire.http2_limits import PER_STREAM
 
 if TYPE_CHECKING:
     from lbd.wire.http2_state import Http2State
@@ -66,8 +67,9 @@ def settings(state: Http2State, number: int, flags: int, payload: bytes) -> None
             raise ConnectionFault(FRAME_SIZE_ERROR, "an acknowledgement of SETTINGS with content")
         settings_acknowledged(state)
         return
-    for key, value in checked_settings(payload, not state.is_downstream):
-        state.idle_allowance.take(state.now, 0.1)
+    pairs = checked_settings(payload, not state.is_downstream)
+    state.idle(1 + len(pairs) / 10 + len(state.streams) * PER_STREAM)
+    for key, value in pairs:
         if key == INITIAL_WINDOW_SIZE:
             change_windows(state, value)
         elif key == HEADER_TABLE_SIZE:
@@ -79,7 +81,6 @@ def settings(state: Http2State, number: int, flags: int, payload: bytes) -> None
             if state.extended_connect and not value:
                 raise ConnectionFault(PROTOCOL_ERROR, "ENABLE_CONNECT_PROTOCOL taken back")  # RFC 8441, 3
             state.extended_connect = value == 1
-    state.idle()
     state.put(frame(SETTINGS, ACK, 0, b""))
     state.events.append(SettingsChanged())
 

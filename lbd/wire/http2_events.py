@@ -93,10 +93,14 @@ class PingAnswered(NamedTuple):
 
 
 class ConnectionBroken(NamedTuple):
-    """The other side broke a rule of the connection. take() has the GOAWAY; nothing else may be sent or received."""
+    """The other side broke a rule of the connection. take() has the GOAWAY; nothing else may be sent or received.
+
+    `flood`: what it did too often (http2_frames.Flood.kind), or "".
+    """
 
     code: int
     message: str
+    flood: str = ""
 
 
 Event = (

@@ -43,6 +43,7 @@ __all__ = [
     "STREAM_CLOSED",
     "WINDOW_UPDATE",
     "ConnectionFault",
+    "Flood",
     "StreamFault",
     "checked_settings",
     "code_name",
@@ -85,6 +86,14 @@ class ConnectionFault(Exception):
         super().__init__(message)
         self.code = code
         self.message = message
+
+
+class Flood(ConnectionFault):
+    """The other side asks too much of us: 10.5. `kind` is of resets, frames, head."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(ENHANCE_YOUR_CALM, message)
+        self.kind = kind
 
 
 class StreamFault(Exception):

@@ -2,8 +2,9 @@
 
 Theory. HTTP/2 lets one side make the other work without a request ever being answered: streams that are reset as soon as they are
 opened (CVE-2023-44487), or that we are made to reset (CVE-2025-8671), PING and SETTINGS that want answers, empty frames, windows
-opened by a byte. Each such frame is cheap and legal; only their number is wrong. So each kind takes from an Allowance, which
-refills with time (and with what was of use); when it is empty, the connection ends with ENHANCE_YOUR_CALM.
+opened by a byte, heads that are too large by far. Each such frame is cheap and legal; only their number is wrong. So each kind takes
+from an Allowance, which refills with time (and with what was of use: a request answered, a body that moved); when it is empty, the
+connection ends with ENHANCE_YOUR_CALM. What a frame takes is what it costs us, in frames.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ class Http2Limits:
     streams: int = 100  # at a time, opened by the other side
     window: int = 64 * 1024  # bytes that may come on a stream before somebody takes them
     connection_window: int = 1024 * 1024  # the same of all streams together
-    resets: int = 500  # streams reset, by either side, because of the other side; within RESETS_IN seconds
+    resets: int = 200  # streams reset, by either side, because of the other side; within RESETS_IN seconds, beyond those answered
     idle_frames: int = 10_000  # frames that move nothing, within IDLE_IN seconds
     extended_connect: bool = False  # RFC 8441
 
@@ -36,6 +37,8 @@ class Http2Limits:
 
 RESETS_IN = 10.0  # seconds
 IDLE_IN = 10.0
+PER_STREAM = 0.1  # frames that it costs to look whether a stream has more room, when SETTINGS have come
+LARGE_HEAD = 500.0  # frames that a head costs which is refused for its size: 10 ms, if it is made of references (RFC 7541 6.1)
 
 
 class Allowance:

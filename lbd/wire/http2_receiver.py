@@ -25,7 +25,6 @@ from lbd.wire.http2_frames import (
     DEFAULT_FRAME,
     END_HEADERS,
     END_STREAM,
-    ENHANCE_YOUR_CALM,
     FLOW_CONTROL_ERROR,
     FRAME_SIZE_ERROR,
     GOAWAY,
@@ -43,12 +42,14 @@ from lbd.wire.http2_frames import (
     STREAM_CLOSED,
     WINDOW_UPDATE,
     ConnectionFault,
+    Flood,
     StreamFault,
     goaway_frame,
     reset_frame,
     without_padding,
 )
 from lbd.wire.http2_heads import CONNECT, request_head, response_head, trailers_of
+from lbd.wire.http2_limits import LARGE_HEAD
 from lbd.wire.http2_state import Http2State
 from lbd.wire.refusal import WireError
 
@@ -103,7 +104,7 @@ class Http2Receiver(Http2State):
         self.put(goaway_frame(last, fault.code, fault.message[:200].encode("ascii", "replace")))
         self.is_broken = True
         self._buffer = b""
-        self.events.append(ConnectionBroken(fault.code, fault.message))
+        self.events.append(ConnectionBroken(fault.code, fault.message, fault.kind if isinstance(fault, Flood) else ""))
 
     def _split(self, data: bytes) -> None:
         at, size = 0, len(data)
@@ -178,7 +179,7 @@ class Http2Receiver(Http2State):
         self._block.append(content)
         self._block_size += len(content)
         if len(self._block) > MOST_PIECES or self._block_size > self.limits.hardest:  # CVE-2024-27316 and its family
-            raise ConnectionFault(ENHANCE_YOUR_CALM, "a header block in too many pieces")
+            raise Flood("head", "a header block in too many pieces")
         if flags & END_HEADERS:
             number, block = self._block_stream, b"".join(self._block)
             self._block_stream = 0
@@ -186,7 +187,7 @@ class Http2Receiver(Http2State):
             try:
                 fields = self._decoder.decode(block)
             except OversizedHeaderListError:
-                raise ConnectionFault(ENHANCE_YOUR_CALM, f"a head above {self.limits.hardest} bytes") from None
+                raise Flood("head", f"a head above {self.limits.hardest} bytes") from None
             except HPACKError as error:
                 message = f"a header block that cannot be decoded ({type(error).__name__})"  # hpack's own words may have addresses in them
                 raise ConnectionFault(COMPRESSION_ERROR, message) from None
@@ -217,12 +218,15 @@ class Http2Receiver(Http2State):
         self.highest = number
         if number > self.last_taken:
             self.resets.add(number)  # it will see our GOAWAY
+            self.idle()
             return
         if self.count >= self.limits.streams:
             self.put(reset_frame(number, REFUSED_STREAM))
             self.resets.add(number)
             if self.is_acknowledged:  # it knows
                 self.count_reset()
+            else:
+                self.idle()
             return
         stream = self.open(number)
         stream.has_head = True
@@ -239,6 +243,8 @@ class Http2Receiver(Http2State):
 
     def _refuse(self, stream: Http2Stream, error: WireError, has_ended: bool) -> None:
         can_answer = error.reason != "bad_request"
+        if error.reason == "head_too_large":
+            self.idle(LARGE_HEAD)
         if can_answer:
             stream.remote_open = not has_ended
         else:  # 8.1.1
@@ -261,6 +267,7 @@ class Http2Receiver(Http2State):
                 stream.expected = -1  # a tunnel, whatever it says
             if has_ended and stream.expected > 0:
                 raise StreamFault(PROTOCOL_ERROR, f"content-length says {stream.expected}, but there is no body")
+            self.idle_allowance.give(1)
         else:
             self.idle()
         self.events.append(ResponseArrived(stream.number, head, has_ended))

@@ -9,13 +9,12 @@ from lbd.wire.http2_frames import (
     DEFAULT_WINDOW,
     ENABLE_CONNECT_PROTOCOL,
     ENABLE_PUSH,
-    ENHANCE_YOUR_CALM,
     INITIAL_WINDOW_SIZE,
     MAX_CONCURRENT_STREAMS,
     MAX_HEADER_LIST_SIZE,
     MOST,
     PREFACE,
-    ConnectionFault,
+    Flood,
     settings_frame,
     window_frame,
 )
@@ -96,9 +95,12 @@ class Http2State:
         self.must_empty_table = False
         return EMPTY_TABLE
 
-    def earned(self, size: int) -> None:
-        """The other side has to answer what we send, with windows at least: that is not idle."""
-        self.idle_allowance.give(4 + size / 1024)
+    def earned(self, size: int, is_cut: bool) -> None:
+        """The other side has to answer what we send, with windows at least: that is not idle.
+
+        What was cut by a window is worth its size only. Else windows opened by a byte would pay for themselves (CVE-2019-9511).
+        """
+        self.idle_allowance.give(size / 1024 if is_cut else 4 + size / 1024)
 
     def open(self, number: int) -> Http2Stream:
         stream = self.streams[number] = Http2Stream(number, self.window, self.initial_out)
@@ -113,6 +115,8 @@ class Http2State:
 
     def local_ended(self, stream: Http2Stream) -> None:
         stream.local_open = False
+        if self.is_downstream:
+            self.reset_allowance.give(1)  # answered: a client that asks much may change its mind often
         if not stream.remote_open:
             self.drop(stream, False)
 
@@ -147,11 +151,12 @@ class Http2State:
 
     def count_reset(self) -> None:
         if not self.reset_allowance.take(self.now):
-            raise ConnectionFault(ENHANCE_YOUR_CALM, f"more than {self.limits.resets} streams reset within {RESETS_IN:g} s")
+            raise Flood("resets", f"more than {self.limits.resets} streams reset within {RESETS_IN:g} s")
 
-    def idle(self) -> None:
-        if not self.idle_allowance.take(self.now):
-            raise ConnectionFault(ENHANCE_YOUR_CALM, f"more than {self.limits.idle_frames} idle frames within {IDLE_IN:g} s")
+    def idle(self, count: float = 1.0) -> None:
+        """It cost as much as `count` frames that move nothing."""
+        if not self.idle_allowance.take(self.now, count):
+            raise Flood("frames", f"more than {self.limits.idle_frames} idle frames within {IDLE_IN:g} s")
 
     def is_idle(self, number: int) -> bool:
         """5.1.1: nobody has opened it yet."""

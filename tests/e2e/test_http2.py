@@ -340,5 +340,5 @@ def test_attackers_are_cut_off_and_others_are_served(lab: Lab, name: str) -> Non
         assert them.answer(them.get("/126")).status == 200
         assert attack(lab.port, ATTACKS[name]) == [ENHANCE_YOUR_CALM]
         assert them.answer(them.get("/126")).status == 200
-    assert lab.lbd.metric("lbd_rejected_total", reason="http2_error") > 0
+    assert lab.lbd.metric("lbd_rejected_total", reason="http2_flood") > 0
     wait_until(lambda: lab.lbd.metric("lbd_http2_streams") == 0, "the attacker's streams to end")

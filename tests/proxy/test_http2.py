@@ -518,7 +518,7 @@ async def test_a_rule_of_the_connection_is_broken(frames: bytes, code: int) -> N
             data += chunk
         assert goaways_of(frames_of(data)) == [code]
         reasons = [line.reason for line in play.lines]  # type: ignore[attr-defined]
-        assert reasons.count("http2_error") == 1
+        assert reasons.count("http2_flood" if code == ENHANCE_YOUR_CALM else "http2_error") == 1
         assert "downstream_closed" in reasons
 
 
@@ -531,7 +531,33 @@ async def test_rapid_resets_reach_upstreams_only_as_often_as_is_allowed() -> Non
             play.downstream >> headers(number) + reset(number)
             await trio.sleep(0.01)
         assert len(play.dialled) <= 21
-        assert play.lines[-1].reason in ("http2_error", "downstream_closed")  # type: ignore[attr-defined]
+        assert play.lines[-1].reason in ("http2_flood", "downstream_closed")  # type: ignore[attr-defined]
+
+
+async def test_a_head_too_large_whose_stream_ended_before_it_was_answered() -> None:
+    """Both in one read: nobody waits for the answer, and the others of the connection go on."""
+    large = [(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "a"), *[("x", "")] * 101]
+    async with Playbook(checks_bytes=False) as play:
+        play.downstream >> PREFACE + settings() + headers(1)
+        up = await take_request(play)
+        play.downstream >> headers(3, large) + reset(3)
+        await trio.sleep(0.01)
+        up >> OK
+        data = b""
+        while b"ok" not in data:
+            data += await play.downstream.read()
+        assert [line.reason for line in play.lines] == ["head_too_large", ""]  # type: ignore[attr-defined]
+
+
+async def test_an_upload_in_tiny_frames_takes_no_more_memory_than_one_in_large_ones() -> None:
+    async with Playbook(checks_bytes=False) as play:
+        play.downstream >> PREFACE + settings() + headers(1, POST, END_HEADERS)
+        up = await take_request(play)
+        up.stream.may_write = False
+        play.downstream >> raw(DATA, 0, 1, b"xy") * 1000
+        await trio.sleep(0.01)
+        came = await up.read_until(b"7d0\r\n")
+        assert came.count(b"\r\n") < 10
 
 
 @pytest.mark.parametrize("how", ["closes", "resets", "ends"])

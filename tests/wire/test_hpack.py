@@ -48,6 +48,18 @@ def test_a_header_list_is_bounded() -> None:
         decoder.decode(bytes((0x80 | 62,)) * 2)
 
 
+@pytest.mark.parametrize(
+    ("resizes", "is_taken"), [(b"\x20", True), (b"\x20\x3f\xe1\x1f", True), (b"\x20\x20\x20", False), (b"\x3f\xe1\x1f" * 3, False)]
+)
+def test_a_table_is_resized_twice_at_most(resizes: bytes, is_taken: bool) -> None:  # RFC 7541, 4.2
+    decoder = FieldDecoder(1000)
+    if is_taken:
+        assert decoder.decode(resizes + b"\x82") == ((b":method", b"GET"),)
+    else:
+        with pytest.raises(HPACKError):
+            decoder.decode(resizes + b"\x82")
+
+
 def read(block: bytes) -> list[tuple[bytes, bytes]]:
     return [(name, value) for name, value in Decoder().decode(block, raw=True)]
 

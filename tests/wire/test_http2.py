@@ -625,7 +625,65 @@ def test_resets_that_we_are_made_to_send(fault: Any) -> None:  # noqa: ANN401
 def test_frames_that_move_nothing(frames: tuple[bytes, ...]) -> None:
     codec = greeted(limits=LIMITS)
     codec.receive(OPEN + headers(3) + reset(3), 0.0)
-    assert 190 < broken_by(codec, *frames) < 210
+    assert 160 < broken_by(codec, *frames) < 210
+
+
+def test_what_is_answered_pays_for_resets() -> None:
+    codec = greeted(limits=LIMITS)
+    for number in range(1, 1001, 4):
+        codec.receive(headers(number) + headers(number + 2), 0.0)
+        codec.send_response(number, ResponseHead.make(status=204), b"", True)
+        assert [type(event) for event in codec.receive(reset(number + 2), 0.0)] == [StreamReset]
+
+
+def test_windows_opened_by_a_byte_do_not_pay_for_themselves() -> None:  # CVE-2019-9511
+    codec = greeted(limits=LIMITS)
+    codec.receive(settings((4, 0)) + OPEN, 0.0)
+    codec.send_response(1, ResponseHead.make(), b"", False)
+
+    opened = 0
+    last: list[Event] = []
+    while not any(isinstance(event, ConnectionBroken) for event in last):
+        codec.send_body(1, b"x" * 100, False)
+        last = codec.receive(window(1, 1), 0.0)
+        opened += 1
+    assert 150 < opened < 210
+
+
+def test_settings_cost_more_the_more_streams_they_are_about() -> None:
+    codec = greeted(limits=Http2Limits(idle_frames=200))
+    codec.receive(b"".join(headers(number, flags=END_HEADERS) for number in range(1, 200, 2)), 0.0)
+    assert codec.count == 100
+    assert broken_by(codec, settings((4, 1)), settings((4, 65535))) < 30
+
+
+def test_refusals_are_counted_before_the_other_side_has_heard_of_the_limit() -> None:
+    codec = Http2Codec(is_downstream=True, limits=Http2Limits(streams=1, idle_frames=200))
+    codec.receive(PREFACE + settings() + headers(1, flags=END_HEADERS), 0.0)
+    last = codec.receive(b"".join(headers(number, flags=END_HEADERS) for number in range(3, 1000, 2)), 0.0)[-1]
+    assert (type(last), last.flood) == (ConnectionBroken, "frames")  # type: ignore[union-attr]
+
+
+def test_streams_beyond_our_goaway_are_counted() -> None:
+    codec = greeted(limits=LIMITS)
+    codec.receive(OPEN, 0.0)
+    codec.goaway()
+    last = codec.receive(b"".join(headers(number) for number in range(3, 1000, 2)), 0.0)[-1]
+    assert (type(last), last.flood) == (ConnectionBroken, "frames")  # type: ignore[union-attr]
+
+
+def test_heads_that_are_refused_for_their_size_are_dear() -> None:
+    codec = greeted()
+    large = [*REQUEST, *[("x", "")] * 101]
+    answered = 0
+    for number in range(1, 200, 2):
+        last = codec.receive(headers(number, large), 0.0)[-1]
+        if isinstance(last, ConnectionBroken):
+            assert last.flood == "frames"
+            break
+        answered += isinstance(last, RequestRefused) and last.can_answer
+        codec.reset(number, NO_ERROR)
+    assert 10 < answered < 30
 
 
 def test_windows_that_are_opened_for_what_we_send_are_not_idle() -> None:
