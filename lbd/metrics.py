@@ -158,5 +158,9 @@ CERTIFICATE_RELOADS = Metric(
 STATE_FAILURES = Metric(
     75, "lbd_state_write_failures_total", "counter", (), "Files of the state directory that could not be written; runtime changes are lost."
 )
+OVERLAYS = Metric(76, "lbd_overlays", "gauge", (), "What operators have changed at run time, and has not ended: drains, weights.")
+ENDPOINT_DRAINED = Metric(
+    77, "lbd_endpoint_drained", "gauge", ("cluster", "endpoint"), "1 while an operator has taken the endpoint out; it gets no new request."
+)
 
 CATALOGUE: dict[int, Metric] = {m.number: m for m in list(globals().values()) if isinstance(m, Metric)}

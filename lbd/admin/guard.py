@@ -2,8 +2,12 @@
 
 With a token: everything but /healthz and /readyz needs `Authorization: Bearer TOKEN`; orchestrators' probes cannot carry one.
 
-Without a token the listener is on loopback or a unix socket (the configuration sees to that), and whoever can connect may ask.
-But a browser on this machine can connect too, on behalf of any page it shows:
+Without a token the listener is on loopback or a unix socket (the configuration sees to that). Who may open a unix socket is told by
+its file's mode, and may do everything. On loopback every user of the machine may ask, and every program there that can be made to send
+a request to a place of a stranger's choice; so nothing is changed there, but that the configuration may be read again, which
+brings nothing in force that its owner has not written.
+
+A browser on this machine can connect too, on behalf of any page it shows:
 - a page of evil.example whose name was re-bound to 127.0.0.1 reads answers as its own: its requests carry that name in Host, so
   Host must be an IP address or localhost, which no DNS answer can be bound to;
 - a page of another site cannot read answers but can send a POST: browsers put Origin (or Sec-Fetch-Site) on it, programs do not.
@@ -30,8 +34,10 @@ class Refusal(NamedTuple):
     sentence: str
 
 
-def check_access(method: str, path: str, fields: Mapping[str, str], token: str, *, is_unix: bool = False) -> Refusal | None:
-    """`fields` by lower-case name; None: may ask."""
+def check_access(
+    method: str, path: str, fields: Mapping[str, str], token: str, *, is_unix: bool = False, is_command: bool = False
+) -> Refusal | None:
+    """`fields` by lower-case name; `is_command`: it changes what is in force. None: may ask."""
     if path in OPEN_PATHS:
         return None
     if token:
@@ -42,6 +48,8 @@ def check_access(method: str, path: str, fields: Mapping[str, str], token: str, 
         return Refusal(403, f'Host is "{fields["host"]}": without [admin] token only an IP address or localhost may be asked')
     if method not in SAFE_METHODS and ("origin" in fields or fields.get("sec-fetch-site", "none") != "none"):
         return Refusal(403, "a web page may not change anything: set [admin] token, or send the request without Origin")
+    if is_command:
+        return Refusal(403, "changes are taken by the control socket ([admin] control), or with a token: set [admin] token")
     return None
 
 

@@ -5,8 +5,10 @@
     GET  /readyz             a new connection would be served; 503 with the reason while starting and draining
     GET  /api/v1/status      the daemon and its workers
     GET  /api/v1/clusters    endpoints and their health
+    GET  /api/v1/overlays    what operators have changed at run time
     GET  /api/v1/config      the effective configuration, TOML or (Accept, ?format=json) JSON
     POST /api/v1/reload      as SIGHUP; 200 with the report, 422 with the report when the new configuration was refused
+    POST /api/v1/clusters/CLUSTER/endpoints/ENDPOINT/drain, .../enable, .../weight     see command.py
 
 HEAD works wherever GET does. An error is a sentence, as text or, under /api, as {"error": sentence}.
 """
@@ -18,6 +20,7 @@ import json
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import parse_qs
 
+from lbd.admin.command import Fault, is_command, parse_command
 from lbd.admin.guard import check_access
 from lbd.admin.metrics import Scraper
 
@@ -40,6 +43,8 @@ class Request(NamedTuple):
     query: str = ""
     fields: Mapping[str, str] = {}
     is_unix: bool = False  # came over a unix socket, where no browser can be
+    body: bytes = b""
+    who: str = ""  # the address, or the user, that it came from
 
 
 class Answer(NamedTuple):
@@ -62,19 +67,24 @@ class Pages:
             "/readyz": ("GET", self._readyz),
             "/api/v1/status": ("GET", self._status),
             "/api/v1/clusters": ("GET", self._clusters),
+            "/api/v1/overlays": ("GET", self._overlays),
             "/api/v1/config": ("GET", self._config),
             "/api/v1/reload": ("POST", self._reload),
         }
 
     async def answer(self, request: Request) -> Answer:
         """Whatever was asked; a page's own bug propagates."""
-        refusal = check_access(request.method, request.path, request.fields, self._token, is_unix=request.is_unix)
+        is_change = is_command(request.path)
+        refusal = check_access(request.method, request.path, request.fields, self._token, is_unix=request.is_unix, is_command=is_change)
         if refusal is not None:
             fields = (("WWW-Authenticate", 'Bearer realm="lbd"'),) if refusal.status == 401 else ()
             return refuse(request, refusal.status, refusal.sentence, fields)
-        if request.path not in self._pages:
+        if request.path in self._pages:
+            method, page = self._pages[request.path]
+        elif is_change:
+            method, page = "POST", self._command
+        else:
             return refuse(request, 404, f"there is no {request.path} here; there are {', '.join(self._pages)}")
-        method, page = self._pages[request.path]
         allowed = ("GET", "HEAD") if method == "GET" else (method,)
         if request.method not in allowed:
             return refuse(request, 405, f"{request.path} takes {method}, not {request.method}", (("Allow", ", ".join(allowed)),))
@@ -97,6 +107,15 @@ class Pages:
 
     async def _clusters(self, _: Request) -> Answer:
         return _json(200, self._view.clusters())
+
+    async def _overlays(self, _: Request) -> Answer:
+        return _json(200, self._view.overlays())
+
+    async def _command(self, request: Request) -> Answer:
+        try:
+            return _json(200, await self._view.obey(parse_command(request.path, request.query, request.body, request.who)))
+        except Fault as fault:
+            return refuse(request, fault.status, str(fault), (("Retry-After", "5"),) if fault.status == 503 else ())
 
     async def _config(self, request: Request) -> Answer:
         match _wanted_format(request):

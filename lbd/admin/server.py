@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import re
 import socket
+import struct
 from email.utils import formatdate
 from http import HTTPStatus
 from typing import TYPE_CHECKING
@@ -31,7 +32,7 @@ REQUEST_TIMEOUT = 10.0  # from a request's first byte to its last
 SEND_TIMEOUT = 30.0  # for a whole answer, which is some hundred kilobytes at most
 LINGER_TIMEOUT = 1.0  # after our last byte: closing on unread bytes would reset the connection and destroy the answer on its way
 HEAD_LIMIT = 16 * 1024
-BODY_LIMIT = 64 * 1024  # no page reads a body; some programs send an empty JSON object along
+BODY_LIMIT = 64 * 1024  # a command is some hundred bytes
 CHUNK = 16 * 1024
 ORIGIN = re.compile(r"^https?://[^/?]*", re.IGNORECASE)  # of a target in absolute form, which any server must take (RFC 9112 3.2.2)
 UNREAD = Request("GET", "/")  # stands for one that could not be read
@@ -105,6 +106,7 @@ class _Connection:
         self.codec = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD_LIMIT)
         self.is_head = False  # the request in hand: its answer has no body, whatever goes wrong
         self.is_unix = isinstance(stream, trio.SocketStream) and stream.socket.family == socket.AF_UNIX
+        self.who = who_asks(stream)
 
     async def serve(self) -> None:
         """Requests one after the other, until either side has enough."""
@@ -133,7 +135,7 @@ class _Connection:
             except trio.TooSlowError:
                 return UNREAD, refuse(UNREAD, 408, f"no whole request within {REQUEST_TIMEOUT:g} s")
             except _BodyTooLarge:
-                return UNREAD, refuse(UNREAD, 413, f"no page here takes a body, and none above {BODY_LIMIT} bytes is read")
+                return UNREAD, refuse(UNREAD, 413, f"no page here takes a body above {BODY_LIMIT} bytes")
             finally:
                 self.admin.waiting.pop(self, None)
         return None
@@ -163,20 +165,20 @@ class _Connection:
         return False
 
     async def _read_request(self) -> Request:
-        """Head and body, of which only the end is of interest."""
+        """Head and body."""
         head = await self._next_event()
         assert isinstance(head, h11.Request)
         self.is_head = head.method == b"HEAD"
         if b"100-continue" in dict(head.headers).get(b"expect", b"").lower():
             await self.stream.send_all(self.codec.send(h11.InformationalResponse(status_code=100, headers=[])) or b"")
-        size = 0
+        body = bytearray()
         while isinstance(event := await self._next_event(), h11.Data):
-            size += len(event.data)
-            if size > BODY_LIMIT:
+            body += event.data
+            if len(body) > BODY_LIMIT:
                 raise _BodyTooLarge
         path, _, query = ORIGIN.sub("", head.target.decode("ascii")).partition("?")
         fields = {name.decode("ascii"): value.decode("latin-1") for name, value in head.headers}
-        return Request(head.method.decode("ascii"), path or "/", query, fields, self.is_unix)
+        return Request(head.method.decode("ascii"), path or "/", query, fields, self.is_unix, bytes(body), self.who)
 
     async def _next_event(self) -> h11.Event:
         while (event := self.codec.next_event()) is h11.NEED_DATA:
@@ -210,3 +212,16 @@ class _Connection:
         with trio.move_on_after(LINGER_TIMEOUT):
             while await self.stream.receive_some(CHUNK):
                 pass
+
+
+def who_asks(stream: trio.abc.Stream) -> str:
+    """For the log, and for whoever reads who has drained this: a user by its number, since finding its name may ask the network."""
+    if not isinstance(stream, trio.SocketStream):
+        return "somebody"
+    if stream.socket.family != socket.AF_UNIX:
+        try:
+            return str(stream.socket.getpeername()[0])
+        except OSError:
+            return "somebody"
+    _, uid, _ = struct.unpack("3i", stream.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
+    return "root" if uid == 0 else f"uid {uid}"

@@ -1,6 +1,6 @@
 """What the admin listener may ask of the master, and nothing more.
 
-The admin floor stands under the master and so cannot import it; the master implements this. Everything but `reload` answers at
+The admin floor stands under the master and so cannot import it; the master implements this. Everything but `reload` and `obey` answers at
 once from memory: a scrape must never wait for a worker, or a sick worker would blind whoever looks for it.
 """
 
@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+
+    from lbd.admin.command import Command
 
 __all__ = ["AdminView", "OwnMetric", "Totals"]
 
@@ -55,6 +57,12 @@ class AdminView(Protocol):
 
         The caller may be cancelled while it waits (its downstream went away): the reload itself must go on to its end.
         """
+
+    def overlays(self) -> dict[str, Any]:
+        """For /api/v1/overlays: what operators have changed at run time."""
+
+    async def obey(self, command: Command) -> dict[str, Any]:
+        """Does it, and says what has come of it; command.Fault: nothing has changed, and why."""
 
     def own_metrics(self) -> Iterable[OwnMetric]:
         """The master's numbers: reloads, generation, restarts, health checks, endpoints up and in flight."""

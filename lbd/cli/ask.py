@@ -37,6 +37,7 @@ async def ask(
     method: str,
     path: str,
     *,
+    body: bytes = b"",
     token: str = "",
     timeout: float,
     connect: Callable[[Address], Awaitable[trio.abc.Stream]] = connect,
@@ -46,7 +47,7 @@ async def ask(
     try:
         with trio.fail_after(timeout):
             async with await connect(address) as stream:
-                return await exchange(stream, place, method, path, token)
+                return await exchange(stream, place, (method, path, body), token)
     except trio.TooSlowError:
         raise EnvironmentFault(f"the admin listener at {place} did not answer within {timeout:g} s") from None
     except (OSError, trio.BrokenResourceError, h11.RemoteProtocolError) as error:
@@ -54,14 +55,16 @@ async def ask(
         raise EnvironmentFault(f"the admin listener at {place} does not answer ({reason}); is lbd running?") from None
 
 
-async def exchange(stream: trio.abc.Stream, place: str, method: str, path: str, token: str) -> Answer:
+async def exchange(stream: trio.abc.Stream, place: str, asked: tuple[str, str, bytes], token: str) -> Answer:
+    method, path, body = asked
     fields = {"Host": "localhost" if place.startswith("unix:") else place, "Accept": "application/json", "Connection": "close"}
     if token:
         fields["Authorization"] = f"Bearer {token}"
     codec = h11.Connection(h11.CLIENT)
-    request = h11.Request(method=method, target=path, headers=[*fields.items(), ("Content-Length", "0")])
-    await stream.send_all((codec.send(request) or b"") + (codec.send(h11.EndOfMessage()) or b""))
-    status, body = 0, bytearray()
+    request = h11.Request(method=method, target=path, headers=[*fields.items(), ("Content-Length", str(len(body)))])
+    parts = [request, *([h11.Data(data=body)] if body else []), h11.EndOfMessage()]
+    await stream.send_all(b"".join(codec.send(part) or b"" for part in parts))
+    status, content = 0, bytearray()
     while True:
         event = codec.next_event()
         if event is h11.NEED_DATA:
@@ -69,10 +72,10 @@ async def exchange(stream: trio.abc.Stream, place: str, method: str, path: str, 
         elif isinstance(event, h11.Response):
             status = event.status_code
         elif isinstance(event, h11.Data):
-            body += event.data
-            if len(body) > LIMIT:
+            content += event.data
+            if len(content) > LIMIT:
                 raise h11.RemoteProtocolError("the answer has no end")
         elif isinstance(event, h11.EndOfMessage):
-            return Answer(status, bytes(body))
+            return Answer(status, bytes(content))
         elif not isinstance(event, h11.InformationalResponse):
             raise h11.RemoteProtocolError("the connection was closed before an answer came")

@@ -91,6 +91,15 @@ def build_parser() -> argparse.ArgumentParser:
     add_file(command("config", show_config, "print the configuration in force: every key with its value"))
     add_admin(command("reload", reload, "have the running daemon read its configuration again, and say what changed"))
     add_admin(command("status", status, "ask the running daemon how it is"))
+    added = command("drain", drain, "send an endpoint no more requests: those in flight finish")
+    add_place(added)
+    added.add_argument("--wait", action="store_true", help="until nothing is in flight there")
+    added.add_argument("--timeout", metavar="TIME", default="", help="how long to wait at most; then the exit code is 1")
+    added.add_argument("--force", action="store_true", help="also the last endpoint that takes requests")
+    add_place(command("enable", enable, "send an endpoint requests again that was drained"), has_end=False)
+    added = command("weight", weight, "give an endpoint another weight than the configuration does")
+    add_place(added)
+    added.add_argument("weight", metavar="N", help='1 to 65535, or "reset" for the configured one')
     added = command("cert", cert, "make a certificate to develop with, and the authority that vouches for it")
     added.add_argument("--dev", nargs="+", metavar="NAME", required=True, help="what it is for: localhost, 127.0.0.1, *.dev.example")
     added.add_argument("--dir", type=Path, default=Path(), help="where ca.pem, cert.pem and key.pem go (here)")
@@ -108,6 +117,15 @@ def add_admin(parser: argparse.ArgumentParser) -> None:
     add_file(parser)
     parser.add_argument("--admin", metavar="ADDR", default="", help="where the daemon's admin listener is, instead of reading FILE")
     parser.add_argument("--json", action="store_true", help="the answer as it comes")
+
+
+def add_place(parser: argparse.ArgumentParser, *, has_end: bool = True) -> None:
+    add_file(parser)
+    parser.add_argument("--admin", metavar="ADDR", default="", help="where the daemon is asked, as unix:/run/lbd/control.sock; see FILE")
+    parser.add_argument("place", metavar="CLUSTER/ENDPOINT", help="as `lbd status` shows it, like web/10.0.0.1:9000")
+    if has_end:
+        parser.add_argument("--for", dest="span", metavar="TIME", default="", help="30m, 1h, ...: it ends by itself")
+        parser.add_argument("--reason", metavar="TEXT", default="", help="for whoever wonders later")
 
 
 def port(text: str) -> int:
@@ -187,6 +205,33 @@ def status(words: argparse.Namespace) -> int:
     from lbd.cli.remote import show_status
 
     return show_status(words.file, words.admin, os.environ, as_json=words.json)
+
+
+def drain(words: argparse.Namespace) -> int:
+    from lbd.cli.control import Waiting, command_daemon
+    from lbd.config.units import parse_duration
+    from lbd.policy import Duration
+
+    try:
+        seconds = parse_duration(words.timeout, Duration(0.001)) if words.timeout else 0.0
+    except ValueError as error:
+        raise EnvironmentFault(f"--timeout: {error}") from None
+    waiting = Waiting(seconds) if words.wait or words.timeout else None
+    settings = {"for": words.span, "reason": words.reason, "force": words.force}
+    return command_daemon("drain", words.place, settings, (words.file, words.admin, os.environ), waiting)
+
+
+def enable(words: argparse.Namespace) -> int:
+    from lbd.cli.control import command_daemon
+
+    return command_daemon("enable", words.place, {}, (words.file, words.admin, os.environ))
+
+
+def weight(words: argparse.Namespace) -> int:
+    from lbd.cli.control import command_daemon
+
+    settings = {"weight": words.weight, "for": words.span, "reason": words.reason}
+    return command_daemon("weight", words.place, settings, (words.file, words.admin, os.environ))
 
 
 def cert(words: argparse.Namespace) -> int:

@@ -3,28 +3,35 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import trio
 
 from lbd.cli.ask import ask
+from lbd.cli.main import DEFAULT_FILE
 from lbd.config.addresses import Address, parse_bind
 from lbd.config.schema import load_config
 from lbd.errors import EnvironmentFault, Exit
+from lbd.master.doors import control_bind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-    from pathlib import Path
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from lbd.cli.ask import Answer
+    from lbd.config.schema import Config
 
 __all__ = ["describe_clusters", "describe_reload", "describe_status", "reload_daemon", "show_status"]
 
 STATUS_TIMEOUT = 10.0
 RELOAD_TIMEOUT = 120.0  # names are resolved, and every worker builds its tables
 TOKEN_VARIABLE = "LBD_ADMIN_TOKEN"
+PACKAGED_CONTROL = "unix:/run/lbd/control.sock"  # RuntimeDirectory=lbd, in systemd/lbd.service
+TITLES = ("ENDPOINT", "STATE", "WEIGHT", "IN FLIGHT", "")
+NUMBERS = TITLES[2:4]
 KINDS = ("listeners", "binds", "routes", "clusters", "endpoints")
 
 Tree = dict[str, Any]
@@ -50,22 +57,26 @@ def show_status(file: Path, admin: str, environ: Mapping[str, str], *, as_json: 
     async def both() -> tuple[Tree, Tree]:
         daemon = await ask(address, "GET", "/api/v1/status", token=token, timeout=STATUS_TIMEOUT)
         clusters = await ask(address, "GET", "/api/v1/clusters", token=token, timeout=STATUS_TIMEOUT)
-        return content_of(daemon), content_of(clusters)
+        overlays = await ask(address, "GET", "/api/v1/overlays", token=token, timeout=STATUS_TIMEOUT)
+        return {**content_of(daemon), **content_of(overlays)}, content_of(clusters)
 
     daemon, clusters = trio.run(both)
     if as_json:
         print(json.dumps({**daemon, "clusters": clusters}, indent=2))
     else:
-        print("\n".join([*describe_status(daemon), *describe_clusters(clusters)]))
+        print("\n".join([*describe_status(daemon), *describe_clusters(clusters), *describe_dormant(daemon.get("overlays", []))]))
     return Exit.OK
 
 
 def find_admin(file: Path, admin: str, environ: Mapping[str, str]) -> tuple[Address, str]:
-    """(address, token), from the command or from the configuration."""
+    """(address, token), from the command or from the configuration: the control socket where we may use it, else the listener."""
     token = environ.get(TOKEN_VARIABLE, "")
     where = f"--admin {admin}"
     if not admin:
-        policy = load_config(file, environ).admin
+        config = load_config(file, environ)
+        if control := find_control(config, file, environ):
+            return control, ""
+        policy = config.admin
         admin, token, where = policy.bind, token or policy.token, f"{file}: admin.bind"
     if admin == "off":
         raise EnvironmentFault(f'{where} is "off": there is nobody to ask; send SIGHUP to the master to reload')
@@ -76,6 +87,19 @@ def find_admin(file: Path, admin: str, environ: Mapping[str, str]) -> tuple[Addr
     if address.kind == "fd":
         raise EnvironmentFault(f'{where} is "{admin}", which does not tell where it listens; name the place with --admin')
     return address, token
+
+
+def find_control(config: Config, file: Path, environ: Mapping[str, str]) -> Address | None:
+    """The control socket, when there is one that we have a right to. A daemon under systemd knows its runtime directory from its
+    environment, which we do not share; so for the configuration of the packaged unit its place is tried too."""
+    binds = [control_bind(config, environ)]
+    if config.admin.control == "auto" and file == DEFAULT_FILE:
+        binds.append(PACKAGED_CONTROL)
+    for bind in filter(None, binds):
+        path = Path(bind.removeprefix("unix:"))
+        if path.is_socket() and os.access(path, os.W_OK):
+            return Address("unix", str(path))
+    return None
 
 
 def content_of(answer: Answer) -> Tree:
@@ -136,19 +160,57 @@ def describe_status(status: Tree) -> Iterator[str]:
 
 
 def describe_clusters(clusters: Tree) -> Iterator[str]:
-    """A line for each cluster, and one for each of its endpoints."""
+    """A line for each cluster, and a table of its endpoints."""
     for name, cluster in clusters.items():
         endpoints = cluster.get("endpoints", [])
-        up = sum(1 for endpoint in endpoints if endpoint.get("up"))
+        up = sum(1 for endpoint in endpoints if endpoint.get("up") and not endpoint.get("drained"))
+        drained = sum(1 for endpoint in endpoints if endpoint.get("drained"))
+        words = [f"{up} of {len(endpoints)} endpoints up", f"{drained} drained" if drained else "", str(cluster.get("balance"))]
         panic = "; PANIC: too few are up, so health is ignored" if cluster.get("panic") else ""
-        yield f"cluster {name}: {up} of {len(endpoints)} endpoints up, {cluster.get('balance')}{panic}"
-        for endpoint in endpoints:
-            address, own = endpoint.get("address"), endpoint.get("name")
-            words = ["up" if endpoint.get("up") else "DOWN", f"{endpoint.get('inflight', 0)} in flight"]
-            words += [f"weight {endpoint['weight']}"] if endpoint.get("weight", 1) != 1 else []
-            words += ["backup"] if endpoint.get("backup") else []
-            words += [str(endpoint["last_reason"])] if endpoint.get("last_reason") and not endpoint.get("up") else []
-            yield f"  {address}{f' ({own})' if own and own != address else ''}: {', '.join(words)}"
+        yield f"cluster {name}: {', '.join(filter(None, words))}{panic}"
+        if endpoints:
+            yield from in_columns([TITLES, *map(describe_endpoint, endpoints)])
+
+
+def describe_endpoint(endpoint: Tree) -> tuple[str, ...]:
+    """Its row of the table, below TITLES."""
+    address, own = endpoint.get("address"), endpoint.get("name")
+    state = "up" if endpoint.get("up") else "DOWN"
+    if endpoint.get("drained"):
+        state = "drained" if endpoint.get("up") else "drained, DOWN"
+    notes = ["backup"] if endpoint.get("backup") else []
+    if not endpoint.get("up") and (why := endpoint.get("why") or endpoint.get("last_reason")):
+        notes.append(str(why))
+    if endpoint.get("weight", 1) != endpoint.get("configured_weight", endpoint.get("weight", 1)):
+        notes.append(f"configured weight {endpoint['configured_weight']}")
+    notes += [describe_overlay(overlay) for overlay in endpoint.get("overlays", [])]
+    place = f"{address} ({own})" if own and own != address else str(address)
+    return place, state, str(endpoint.get("weight", 1)), str(endpoint.get("inflight", 0)), "; ".join(notes)
+
+
+def describe_overlay(overlay: Tree) -> str:
+    """ "drained by root until 2026-11-28 14:00:05 UTC: disk"."""
+    what = "drained" if overlay.get("kind") == "drain" else f"weight {overlay.get('weight')}"
+    until = f" until {overlay['until']}" if overlay.get("until") else ""
+    reason = f": {overlay['reason']}" if overlay.get("reason") else ""
+    return f"{what} by {overlay.get('who')}{until}{reason}"
+
+
+def describe_dormant(overlays: Iterable[Tree]) -> Iterator[str]:
+    """Those that hold for no endpoint now."""
+    for overlay in overlays:
+        if overlay.get("dormant"):
+            yield f"waiting for {overlay.get('cluster')}/{overlay.get('endpoint')}, which is not there: {describe_overlay(overlay)}"
+
+
+def in_columns(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """As wide as need be; the numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = [
+            text.rjust(width) if title in NUMBERS else text.ljust(width) for text, width, title in zip(row, widths, TITLES, strict=True)
+        ]
+        yield f"  {'  '.join(cells)}".rstrip()
 
 
 def span(seconds: float) -> str:

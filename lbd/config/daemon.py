@@ -31,4 +31,7 @@ class AdminPolicy:
     """`[admin]`."""
 
     bind: str = "127.0.0.1:9901"  # "off" for none
+    # A unix socket for those who may change things, by its file's mode; "auto" is in systemd's runtime directory, else in the state
+    # directory, where there is one (master/doors.py), "off" none.
+    control: str = "auto"
     token: str = ""  # required when bind is not loopback or a unix socket

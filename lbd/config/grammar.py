@@ -194,6 +194,13 @@ def admin_bind(text: str) -> None:
         parse_bind(text)
 
 
+def control_bind(text: str) -> None:
+    if text in ("auto", "off"):
+        return
+    if parse_bind(text).kind != "unix":
+        raise ValueError(f'"{text}" is no unix socket, whose mode says who may use it; write it like "unix:/run/lbd/control.sock"')
+
+
 def field_value(text: str) -> None:
     if not FIELD_VALUE.fullmatch(text):
         raise ValueError("has a line break or another control character")
@@ -202,6 +209,7 @@ def field_value(text: str) -> None:
 # By policy and field; a list of strings is checked item by item.
 GRAMMARS: dict[tuple[type, str], Callable[[str], object]] = {
     (AdminPolicy, "bind"): admin_bind,
+    (AdminPolicy, "control"): control_bind,
     (AdminPolicy, "token"): bearer_token,
     (DaemonPolicy, "user"): check_name,
     (DaemonPolicy, "group"): check_name,

@@ -233,6 +233,8 @@ def binds_of(config: Config, report: Report) -> Iterator[tuple[Address, str, Key
                 yield parse_bind(text), text, (*path, index)
     if config.admin.bind != "off" and report.is_sound(("admin", "bind")):
         yield parse_bind(config.admin.bind), config.admin.bind, ("admin", "bind")
+    if config.admin.control not in ("auto", "off") and report.is_sound(("admin", "control")):
+        yield parse_bind(config.admin.control), config.admin.control, ("admin", "control")
 
 
 def check_binds(config: Config, report: Report) -> None:

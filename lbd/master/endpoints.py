@@ -15,9 +15,10 @@ from lbd.worker.messages import EndpointState
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
-    Healths = Callable[[str], Callable[[str], bool]]  # cluster -> address -> is it up?
-
     from lbd.discovery.resolve import ResolvedEndpoint
+
+    Healths = Callable[[str], Callable[[str], bool]]  # cluster -> address -> is it up?
+    Standings = Callable[[str], Callable[[ResolvedEndpoint], tuple[bool, int]]]  # cluster -> endpoint -> is it drained? its weight now
 
 __all__ = ["EndpointBook", "Key", "Places"]
 
@@ -66,12 +67,15 @@ class Places:
 
 
 class EndpointBook:
-    """Every cluster's endpoints, as resolved; `healths` is what is known of their health."""
+    """Every cluster's endpoints, as resolved; `healths` is what is known of their health, `standings` what operators want of them."""
 
-    def __init__(self, found: Mapping[str, Sequence[ResolvedEndpoint]], places: Places, healths: Healths) -> None:
+    def __init__(
+        self, found: Mapping[str, Sequence[ResolvedEndpoint]], places: Places, healths: Healths, standings: Standings | None = None
+    ) -> None:
         self._found = {cluster: tuple(endpoints) for cluster, endpoints in found.items()}
         self._places = places
         self._healths = healths
+        self._standings = standings or (lambda _cluster: lambda endpoint: (False, endpoint.weight))
 
     def replace(self, cluster: str, endpoints: Iterable[ResolvedEndpoint]) -> bool:
         """A name resolves to other addresses; False for a cluster that is not in the book."""
@@ -82,19 +86,24 @@ class EndpointBook:
 
     def of(self, cluster: str) -> tuple[EndpointState, ...]:
         """What a worker is told of one cluster."""
-        is_up = self._healths(cluster)
+        is_up, standing = self._healths(cluster), self._standings(cluster)
         return tuple(
             EndpointState(
                 endpoint.address,
-                endpoint.weight,
+                weight,
                 self._places.take((cluster, endpoint.address)),
                 is_up(endpoint.address),
                 endpoint.name,
                 endpoint.backup,
                 endpoint.max_requests,
+                drained,
             )
-            for endpoint in self._found[cluster]
+            for endpoint, (drained, weight) in ((endpoint, standing(endpoint)) for endpoint in self._found[cluster])
         )
+
+    def found(self) -> Mapping[str, Sequence[ResolvedEndpoint]]:
+        """By cluster."""
+        return self._found
 
     def name_of(self, cluster: str, address: str) -> str:
         """As the configuration has it; the address where it has that."""

@@ -31,7 +31,6 @@ from lbd.worker.log import flush_lines
 from lbd.worker.privileges import name_process
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Iterable
     from pathlib import Path
 
@@ -159,6 +158,7 @@ async def _start(master: Master, nursery: trio.Nursery, view: MasterView, wishes
         nursery.start_soon(master.resolver.run)
         nursery.start_soon(master.prober.run)
         nursery.start_soon(master.panics.run)
+        nursery.start_soon(master.control.run)
         nursery.start_soon(master.vault.run)
         nursery.start_soon(master.cluster_vault.run)
         if master.handover.is_upgrade:
@@ -167,12 +167,15 @@ async def _start(master: Master, nursery: trio.Nursery, view: MasterView, wishes
 
 
 async def _open_admin(master: Master, nursery: trio.Nursery, view: MasterView) -> None:
-    async def serve(sockets: list[socket.socket], *, task_status: trio.TaskStatus[None]) -> None:
+    async def serve(*, task_status: trio.TaskStatus[None]) -> None:
         with master.admin_scope:
-            await serve_admin(sockets, master.config.admin.token, view, task_status=task_status)
+            async with trio.open_nursery() as doors:
+                for bound, token in ((master.doors.admin, master.config.admin.token), (master.doors.control, "")):
+                    if bound is not None:
+                        await doors.start(serve_admin, list(bound.sockets), token, view)
+                task_status.started()
 
-    if master.admin is not None:
-        await nursery.start(serve, list(master.admin.sockets))
+    await nursery.start(serve)
 
 
 def _serving(master: Master) -> str:

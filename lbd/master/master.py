@@ -23,7 +23,8 @@ from lbd.config.schema import load_config
 from lbd.core.board import Board
 from lbd.discovery.resolve import Resolver
 from lbd.errors import ConfigErrors, EnvironmentFault
-from lbd.master.binds import BindPolicy, Bound
+from lbd.master.control import Control, named
+from lbd.master.doors import Doors
 from lbd.master.endpoints import EndpointBook, Places
 from lbd.master.faults import Faults
 from lbd.master.inherited import Inherited
@@ -92,12 +93,14 @@ class Master:
         )
         self.panics = Panics(self._standing)
         self.supervisor: Supervisor | None = None
-        self.admin: Bound | None = None
+        self.control = Control(self.state_directory, self._retell)
+        self.doors = Doors()
         self.admin_scope = trio.CancelScope()
         self.successor = 0  # its pid, once it serves in our place
         self.changing = trio.Lock()  # a reload or an upgrade, one at a time
         self._environ = environ
         self._waiting: dict[str, list[ResolvedEndpoint]] = {}  # what names resolved to during a reload
+        self._untold: set[str] = set()  # clusters of which an operator has changed something during a reload
 
     # The start
 
@@ -105,9 +108,7 @@ class Master:
         """Opens and resolves everything that the first configuration needs; EnvironmentFault: what of it cannot be had."""
         for warning in self.config.warnings:
             log.warning("%s", warning)
-        if self.config.admin.bind != "off":
-            with self._faults.gather():
-                self.admin = await self.sockets.open(BindPolicy(self.config.admin.bind, ("admin", "bind")), 1)
+        await self.doors.open(self.sockets, self.config, self._environ, self._faults)
         with self._faults.gather():
             plan = await self._plan(self.config, 1)
             if self._faults.found:
@@ -142,7 +143,7 @@ class Master:
         assert change is not None
         # An endpoint that is checked for the first time starts as its policy says; the prober hears of it when it is in force.
         checks = {cluster.name: cluster.health.initial for cluster in config.clusters if cluster.health}
-        book = EndpointBook(found, self.places, partial(self._healths, checks))
+        book = EndpointBook(found, self.places, partial(self._healths, checks), self.control.standings)
         return Plan(generation, config, change, book, materials, cluster_materials)
 
     def _healths(self, checks: dict[str, str], cluster: str) -> Callable[[str], bool]:
@@ -172,6 +173,14 @@ class Master:
             self.supervisor.broadcast(Endpoints(cluster, self.book.of(cluster)))
             self.places.keep(self.book.keys())
 
+    def _retell(self, cluster: str) -> None:
+        """An operator has changed what holds for its endpoints."""
+        if self.supervisor is None or self.state.now is MasterState.RELOADING:
+            self._untold.add(cluster)
+        elif cluster in self.book.found():
+            self.panics.look_at([cluster])
+            self.supervisor.broadcast(Endpoints(cluster, self.book.of(cluster)))
+
     def _flipped(self, cluster: str, address: str, is_up: bool, reason: str) -> None:
         if self.supervisor is not None:
             self.supervisor.broadcast(Health(cluster, {address: is_up}))
@@ -198,6 +207,9 @@ class Master:
         waiting, self._waiting = self._waiting, {}
         for cluster, endpoints in waiting.items():
             self._resolved(cluster, endpoints)
+        untold, self._untold = self._untold, set()
+        for cluster in untold:
+            self._retell(cluster)
 
     # Reload
 
@@ -276,6 +288,7 @@ class Master:
         self._watch(plan.book)
         self.panics.look_at(cluster.name for cluster in self.config.clusters)
         self.places.keep(plan.book.keys())
+        self.control.look_at({cluster: map(named, endpoints) for cluster, endpoints in plan.book.found().items()})
 
     # Logs
 
@@ -306,9 +319,7 @@ class Master:
         async with self.changing:
             self.state.move(MasterState.UPGRADING)
             log.info("upgrading: starting a new master")
-            sockets = self.sockets.handed()
-            if self.admin is not None:
-                sockets[self.admin.policy.bind] = [sock.fileno() for sock in self.admin.sockets]
+            sockets = {**self.sockets.handed(), **self.doors.handed()}
             if self.state_directory.lock >= 0:
                 sockets[STATE_LOCK] = [self.state_directory.lock]
             try:
@@ -318,6 +329,7 @@ class Master:
             if reason:
                 log.error("the new master %s; this one stays", reason)
             else:
+                self.control.retire()
                 log.info("the new master (pid %d) serves", self.successor)
             return self.successor != 0
 
@@ -342,8 +354,7 @@ class Master:
         """What is left of it, however it ends."""
         self.state.maybe_move(MasterState.STOPPED)
         self.sockets.close(keep_files=self.successor != 0)
-        if self.admin is not None:
-            self.admin.close(keep_file=self.successor != 0)
+        self.doors.close(keep_files=self.successor != 0)
         self.state_directory.close()
         self.logs.close()
         self.board.close()

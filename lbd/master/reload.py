@@ -18,7 +18,7 @@ __all__ = ["Changes", "ReloadReport", "compare"]
 
 # What only a new start can change. A worker's place has its sockets and its segment of the board; who the workers are is decided
 # when they start; the admin listener must still answer who asked it for the reload.
-NEEDS_RESTART = (("lbd", ("workers", "user", "group", "state_directory")), ("admin", ("bind", "token")))
+NEEDS_RESTART = (("lbd", ("workers", "user", "group", "state_directory")), ("admin", ("bind", "control", "token")))
 
 
 @dataclass(frozen=True, slots=True)

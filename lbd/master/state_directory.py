@@ -36,6 +36,7 @@ __all__ = ["StateDirectory", "state_path"]
 VARIABLE = "STATE_DIRECTORY"  # systemd.exec(5); of several the first
 KEY = ("lbd", "state_directory")
 LOCK = "lock"
+NEW = ".new"  # how a file ends that is being written
 MODE = 0o700
 FILE_MODE = 0o600  # the sticky key is a secret
 READ_LIMIT = 16 << 20  # bytes; what is larger is none of ours
@@ -112,6 +113,9 @@ class StateDirectory:
                 "is another lbd's, which runs; give each its own" if error.errno == errno.EWOULDBLOCK else f"has no lock: {error.strerror}"
             )
             raise EnvironmentFault(f"{path} {why}", KEY) from None
+        with suppress(OSError):
+            for left in path.glob(f".*{NEW}"):  # by one that was killed
+                left.unlink()
         return own
 
     def close(self) -> None:
@@ -152,7 +156,7 @@ class StateDirectory:
         return True
 
     def _write(self, path: Path, name: str, content: bytes) -> None:
-        new = path / f".{name}.new"  # one name: what a killed daemon has left is written over
+        new = path / f".{name}.{os.getpid()}{NEW}"  # of our own: a predecessor may still be at it
         fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE)
         with open(fd, "wb") as file:
             os.fchmod(fd, FILE_MODE)

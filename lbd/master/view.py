@@ -8,17 +8,22 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from lbd import __version__, core, metrics
+from lbd.admin.command import Fault
 from lbd.cluster.health import is_panic
 from lbd.config.dump import dump_json, dump_toml
+from lbd.master.commands import Member
+from lbd.master.control import named
 from lbd.master.states import MasterState
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from lbd.admin.command import Command
     from lbd.admin.view import OwnMetric
     from lbd.cluster.cluster import ClusterPolicy
     from lbd.core.board import Board
     from lbd.master.master import Master
+    from lbd.master.overlay import Named
     from lbd.master.reloads import Reloads
 
 __all__ = ["MasterView"]
@@ -64,12 +69,13 @@ class MasterView:
 
     def _cluster(self, cluster: ClusterPolicy) -> dict[str, Any]:
         master = self._master
+        found = master.book.found()[cluster.name] if master.supervisor else ()
         states = master.book.of(cluster.name) if master.supervisor else ()
         health = master.prober.snapshot(cluster.name)
         return {
             "balance": cluster.balance,
             "is_checked": cluster.health is not None,
-            "up": sum(state.up for state in states),
+            "up": sum(state.up and not state.drained for state in states),
             "panic": is_panic(cluster.panic, states),
             **(admission_of(master.board, master.book.places()[cluster.name], cluster) if master.supervisor else {}),
             "endpoints": [
@@ -77,14 +83,49 @@ class MasterView:
                     "name": state.name,
                     "address": state.address,
                     "weight": state.weight,
+                    "configured_weight": endpoint.weight,
+                    "drained": state.drained,
+                    "overlays": master.control.of(cluster.name, named(endpoint)),
                     "backup": state.backup,
                     "max_requests": state.max_requests,
                     "inflight": master.board.inflight(state.index),
                     **health.get(state.address, {"up": state.up, "checked": False}),
                 }
-                for state in states
+                for endpoint, state in zip(found, states, strict=True)
             ],
         }
+
+    def overlays(self) -> dict[str, Any]:
+        return self._master.control.snapshot(self._named())
+
+    async def obey(self, command: Command) -> dict[str, Any]:
+        master = self._master
+        if master.state.now not in (MasterState.READY, MasterState.RELOADING) or master.successor:
+            raise Fault(503, f"lbd is {master.state.now.value}, and takes no commands meanwhile; try again in a moment")
+        members: dict[str, list[Member]] = {cluster: [] for cluster in master.book.found()}
+        if command.cluster in members:
+            members[command.cluster] = self._members(command.cluster)
+        return await master.control.obey(command, members)
+
+    def _members(self, cluster: str) -> list[Member]:
+        master = self._master
+        health = master.prober.snapshot(cluster)
+        return [
+            Member(
+                named(endpoint),
+                state.up,
+                state.backup,
+                master.board.inflight(state.index),
+                health.get(state.address, {}).get("last_reason", ""),
+            )
+            for endpoint, state in zip(master.book.found()[cluster], master.book.of(cluster), strict=True)
+        ]
+
+    def _named(self) -> dict[str, list[Named]]:
+        master = self._master
+        if master.supervisor is None:
+            return {}
+        return {cluster: [named(endpoint) for endpoint in endpoints] for cluster, endpoints in master.book.found().items()}
 
     def config_toml(self) -> str:
         return dump_toml(self._master.config)
@@ -105,6 +146,7 @@ class MasterView:
             if address:
                 yield metrics.ENDPOINT_INFLIGHT.name, {"cluster": cluster, "endpoint": address}, float(master.board.inflight(place))
         yield metrics.STATE_FAILURES.name, {}, float(master.state_directory.failures)
+        yield from master.control.metrics(self._named())
         yield from master.prober.metrics()
         yield from master.vault.metrics(master.cluster_vault)
         yield from master.resolver.metrics()

@@ -91,3 +91,22 @@ def test_pages_of_other_sites_change_nothing(method: str, fields: dict[str, str]
 def test_a_unix_socket_is_guarded_by_its_permissions() -> None:
     assert check_access("POST", "/api/v1/reload", REBOUND, "", is_unix=True) is None
     assert check_access("GET", "/metrics", REBOUND, "secret", is_unix=True) is not None, "a token that is set holds everywhere"
+
+
+@pytest.mark.parametrize(
+    ("token", "fields", "is_unix", "status"),
+    [
+        ("", LOCAL, True, 0),
+        ("", {"host": "any.name"}, True, 0),
+        ("", LOCAL, False, 403),
+        ("secret", LOCAL, False, 401),
+        ("secret", {**LOCAL, "authorization": "Bearer wrong"}, False, 401),
+        ("secret", {**LOCAL, "authorization": "Bearer secret"}, False, 0),
+        ("secret", LOCAL, True, 401),  # a unix socket with a token of its own may have a proxy before it
+    ],
+)
+def test_a_command_comes_by_a_unix_socket_or_with_the_token(token: str, fields: dict[str, str], is_unix: bool, status: int) -> None:
+    path = "/api/v1/clusters/web/endpoints/10.0.0.1:80/drain"
+    refusal = check_access("POST", path, fields, token, is_unix=is_unix, is_command=True)
+    assert (refusal.status if refusal else 0) == status
+    assert check_access("POST", "/api/v1/reload", LOCAL, "") is None, "which brings nothing that is not in the file"

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from lbd.admin.command import Command, Fault
 from lbd.admin.pages import Pages, Request
 from tests.admin.views import FakeView
 
@@ -120,3 +121,41 @@ async def test_long_answers_are_compressed_when_asked(accept_encoding: str, comp
 async def test_short_answers_are_not_compressed() -> None:
     answer = await Pages(FakeView(), "").answer(ask("/healthz", accept_encoding="gzip"))
     assert answer.body == b"ok\n"
+
+
+COMMAND = "/api/v1/clusters/web/endpoints/10.0.0.1:80/drain"
+
+
+def command(method: str = "POST", body: bytes = b"", query: str = "", *, is_unix: bool = True) -> Request:
+    return Request(method, COMMAND, query, {"host": "localhost"}, is_unix, body, "root")
+
+
+async def test_a_command_is_handed_on_with_who_gave_it() -> None:
+    view = FakeView()
+    answer = await Pages(view, "").answer(command(body=b'{"for": "1h"}', query="reason=disk"))
+    assert (answer.status, json.loads(answer.body)) == (200, {"message": "done"})
+    assert view.commands == [Command("drain", "web", "10.0.0.1:80", 3600.0, 0, "disk", False, "root")]
+
+
+@pytest.mark.parametrize(
+    ("request_", "status", "sentence"),
+    [
+        (command("GET"), 405, f"{COMMAND} takes POST, not GET"),
+        (command("DELETE"), 405, f"{COMMAND} takes POST, not DELETE"),
+        (command(is_unix=False), 403, "changes are taken by the control socket ([admin] control), or with a token: set [admin] token"),
+        (command(body=b"{"), 400, "the body is no JSON ("),
+        (command(query="four=1h"), 422, 'drain takes no "four"; did you mean "for"?'),
+    ],
+)
+async def test_a_command_that_cannot_be_taken(request_: Request, status: int, sentence: str) -> None:
+    view = FakeView()
+    answer = await Pages(view, "").answer(request_)
+    assert answer.status == status
+    assert json.loads(answer.body)["error"].startswith(sentence)
+    assert view.commands == []
+
+
+@pytest.mark.parametrize(("status", "fields"), [(404, ()), (409, ()), (503, (("Retry-After", "5"),))])
+async def test_a_command_that_is_refused_says_why(status: int, fields: tuple[tuple[str, str], ...]) -> None:
+    answer = await Pages(FakeView(fault=Fault(status, "because")), "").answer(command())
+    assert (answer.status, json.loads(answer.body), answer.fields) == (status, {"error": "because"}, fields)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import socket
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -159,6 +160,20 @@ async def test_a_body_within_bounds_is_read_and_ignored(autojump_clock: MockCloc
         assert (await read_answer(stream))[1] == b"ok\n"
 
 
+async def test_a_command_is_read_from_the_body(autojump_clock: MockClock) -> None:
+    view = FakeView()
+    path = b"/api/v1/clusters/web/endpoints/10.0.0.1:80/drain"
+    fields = b" HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer t\r\n"
+    async with trio.open_nursery() as nursery:
+        stream = Hall(nursery, view, "t").connect()
+        await stream.send_all(b"POST " + path + fields + b"Transfer-Encoding: chunked\r\n\r\n4\r\nfor=\r\n2\r\n1h\r\n0\r\n\r\n")
+        assert (await read_answer(stream))[0].startswith(b"HTTP/1.1 200 ")
+        await stream.send_all(b"POST " + path + fields + b"Content-Length: 0\r\n\r\n")
+        assert (await read_answer(stream))[0].startswith(b"HTTP/1.1 200 ")
+        nursery.cancel_scope.cancel()
+    assert [command.seconds for command in view.commands] == [3600.0, 0.0]
+
+
 async def test_an_idle_connection_is_closed_in_time(autojump_clock: MockClock) -> None:
     async with open_hall() as hall:
         stream = hall.connect()
@@ -268,10 +283,10 @@ async def test_a_full_house_says_so(autojump_clock: MockClock) -> None:
 
 @pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_UNIX])
 async def test_on_real_sockets(family: socket.AddressFamily, tmp_path: Path, no_leaked_fds: None) -> None:
-    is_unix = family == socket.AF_UNIX
+    is_unix, view = family == socket.AF_UNIX, FakeView()
     listener = socket.create_server(str(tmp_path / "admin.sock") if is_unix else ("127.0.0.1", 0), family=family)
     async with trio.open_nursery() as nursery:
-        await nursery.start(serve_admin, [listener], "", FakeView())
+        await nursery.start(serve_admin, [listener], "", view)
         address = listener.getsockname()
         stream: Stream = await trio.open_unix_socket(address) if is_unix else await trio.open_tcp_stream(*address)
         await stream.send_all(b"GET /api/v1/status HTTP/1.1\r\nHost: lbd-on-unix\r\nConnection: close\r\n\r\n")
@@ -279,4 +294,10 @@ async def test_on_real_sockets(family: socket.AddressFamily, tmp_path: Path, no_
         assert head.startswith(b"HTTP/1.1 200 " if is_unix else b"HTTP/1.1 403 ")
         assert body.startswith(b"{")
         await stream.aclose()
+        if is_unix:
+            stream = await trio.open_unix_socket(address)
+            await stream.send_all(b"POST /api/v1/clusters/web/endpoints/a:1/enable HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            assert (await read_answer(stream))[0].startswith(b"HTTP/1.1 200 ")
+            await stream.aclose()
+            assert [command.who for command in view.commands] == ["root" if os.getuid() == 0 else f"uid {os.getuid()}"]
         nursery.cancel_scope.cancel()

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from lbd.admin.command import Command, Fault
 from lbd.admin.view import OwnMetric, Totals
 
 __all__ = ["FakeBoard", "FakeView"]
@@ -30,6 +31,8 @@ class FakeView:
     state: str = "running"
     own: list[OwnMetric] = field(default_factory=list)
     pids: dict[str, int] = field(default_factory=dict)
+    commands: list[Command] = field(default_factory=list)
+    fault: Fault | None = None  # what every command comes to
     on_reload: Callable[[], Awaitable[dict[str, Any]]] = reload_nothing
 
     def is_ready(self) -> bool:
@@ -49,6 +52,15 @@ class FakeView:
 
     async def reload(self) -> dict[str, Any]:
         return await self.on_reload()
+
+    def overlays(self) -> dict[str, Any]:
+        return {"overlays": []}
+
+    async def obey(self, command: Command) -> dict[str, Any]:
+        self.commands.append(command)
+        if self.fault is not None:
+            raise self.fault
+        return {"message": "done"}
 
     def own_metrics(self) -> list[OwnMetric]:
         return self.own

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,7 +13,7 @@ from trio.testing import memory_stream_pair
 from lbd.admin.pages import Pages
 from lbd.admin.server import _Admin
 from lbd.cli.ask import Answer, ask
-from lbd.cli.remote import content_of, describe_clusters, describe_reload, describe_status, find_admin, span
+from lbd.cli.remote import content_of, describe_clusters, describe_dormant, describe_reload, describe_status, find_admin, span
 from lbd.config.addresses import Address
 from lbd.errors import EnvironmentFault
 from tests.admin.views import FakeView
@@ -201,23 +202,60 @@ def test_a_status_for_people() -> None:
 
 
 def test_clusters_for_people() -> None:
+    who = {"who": "root", "until": "2026-11-28 18:00:00 UTC", "reason": "disk"}
     clusters = {
         "web": {
             "balance": "round-robin",
             "endpoints": [
                 {"name": "10.0.0.1:80", "address": "10.0.0.1:80", "weight": 1, "up": True, "inflight": 3, "last_reason": ""},
                 {"name": "b:80", "address": "10.0.0.2:80", "weight": 5, "backup": True, "up": False, "last_reason": "status 503"},
+                {"address": "10.0.0.3:80", "up": True, "drained": True, "inflight": 12, "overlays": [{**who, "kind": "drain"}]},
+                {
+                    "address": "10.0.0.4:80", "up": False, "drained": True, "last_reason": "refused", "weight": 2, "configured_weight": 9,
+                    "overlays": [{"kind": "drain", "who": "uid 7"}, {**who, "kind": "weight", "weight": 2, "until": None}],
+                },
             ],
         },
         "api": {"balance": "random", "panic": True, "endpoints": [{"address": "10.0.0.3:80", "up": False, "last_reason": "status 500"}]},
-    }
-    assert list(describe_clusters(clusters)) == [
-        "cluster web: 1 of 2 endpoints up, round-robin",
-        "  10.0.0.1:80: up, 3 in flight",
-        "  10.0.0.2:80 (b:80): DOWN, 0 in flight, weight 5, backup, status 503",
-        "cluster api: 0 of 1 endpoints up, random; PANIC: too few are up, so health is ignored",
-        "  10.0.0.3:80: DOWN, 0 in flight, status 500",
+        "none": {"balance": "random", "endpoints": []},
+    }  # fmt: skip
+    assert (
+        "\n".join(describe_clusters(clusters))
+        == """\
+cluster web: 1 of 4 endpoints up, 2 drained, round-robin
+  ENDPOINT            STATE          WEIGHT  IN FLIGHT
+  10.0.0.1:80         up                  1          3
+  10.0.0.2:80 (b:80)  DOWN                5          0  backup; status 503
+  10.0.0.3:80         drained             1         12  drained by root until 2026-11-28 18:00:00 UTC: disk
+  10.0.0.4:80         drained, DOWN       2          0  refused; configured weight 9; drained by uid 7; weight 2 by root: disk
+cluster api: 0 of 1 endpoints up, random; PANIC: too few are up, so health is ignored
+  ENDPOINT     STATE  WEIGHT  IN FLIGHT
+  10.0.0.3:80  DOWN        1          0  status 500
+cluster none: 0 of 0 endpoints up, random"""
+    )
+
+
+def test_overlays_without_an_endpoint_for_people() -> None:
+    overlays = [
+        {"cluster": "web", "endpoint": "a:1", "kind": "drain", "who": "root", "until": None, "reason": "", "dormant": True},
+        {"cluster": "web", "endpoint": "b:1", "kind": "drain", "who": "root", "until": None, "reason": "", "dormant": False},
     ]
+    assert list(describe_dormant(overlays)) == ["waiting for web/a:1, which is not there: drained by root"]
+
+
+def test_the_control_socket_is_asked_first_where_we_may(tmp_path: Path) -> None:
+    path, control = tmp_path / "lb.toml", tmp_path / "control.sock"
+    path.write_text(f'[lbd]\nstate_directory = "{tmp_path}"\n[admin]\nbind = "127.0.0.1:9000"\ntoken = "secret"\n')
+    tcp = (Address("ipv4", "127.0.0.1", 9000), "secret")
+    assert find_admin(path, "", {}) == tcp
+    control.write_text("no socket")
+    assert find_admin(path, "", {}) == tcp
+    control.unlink()
+    with socket.create_server(str(control), family=socket.AF_UNIX):
+        assert find_admin(path, "", {}) == (Address("unix", str(control)), "")
+        assert find_admin(path, "[::1]:9001", {})[0] == Address("ipv6", "::1", 9001)
+        path.write_text(path.read_text() + 'control = "off"\n')
+        assert find_admin(path, "", {}) == tcp
 
 
 @pytest.mark.parametrize(

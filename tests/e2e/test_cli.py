@@ -44,7 +44,7 @@ def test_reload_and_status(tmp_path: Path) -> None:
         found = lbd("status", "-c", daemon.config, directory=tmp_path)
         assert found.returncode == 0, found.stderr
         assert re.match(rf"lbd 0\.1\.0 \(.*\): ready, pid {daemon.pid}, up \d+ s\n", found.stdout)
-        assert "cluster web: 1 of 1 endpoints up, round-robin\n  127.0.0.1:1: up, 0 in flight\n" in found.stdout
+        assert "cluster web: 1 of 1 endpoints up, round-robin\n  ENDPOINT     STATE  WEIGHT  IN FLIGHT\n  127.0.0.1:1  up " in found.stdout
 
         daemon.rewrite(text.replace('"127.0.0.1:1"]', '"127.0.0.1:1", "127.0.0.1:2"]'))
         found = lbd("reload", "-c", daemon.config, directory=tmp_path)
