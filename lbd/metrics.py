@@ -108,6 +108,10 @@ GRPC_CALLS = Metric(
 TLS_HANDSHAKES = Metric(
     25, "lbd_tls_handshakes_total", "counter", ("listener", "result"), "TLS handshakes with clients: ok, failed, timeout, plain."
 )
+SPILLS = Metric(
+    40, "lbd_cluster_spill_total", "counter", ("cluster", "kind"),
+    "Attempts that went past where requests are at home: to another priority, a backup, or another zone.",
+)  # fmt: skip
 
 QUEUE_LENGTH = Metric(45, "lbd_queue_length", "gauge", ("cluster",), "Requests that wait now for an endpoint with room.")
 QUEUE_WAIT = Metric(

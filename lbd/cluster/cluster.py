@@ -1,16 +1,7 @@
-"""A cluster: which endpoint takes this request?
+"""A cluster: its endpoints, and which of them takes this request (selection.py).
 
-The selector says in what order endpoints would be tried; what may not be used now is filtered here: the unhealthy, those with
-`max_requests` in flight, those that hold more than their bounded share, those already tried for this request.
-
-Endpoints stand in two tiers: backups are tried only after all others. Health decides over the tiers when something changes, not over
-each request: balances that take turns or draw lots are built from the healthy endpoints alone, so that the first candidate
-is nearly always right and an endpoint that is down leaves its share to all others alike. Hashes are built from all, so that a key's
-place does not move; they skip.
-
-Panic: when fewer than `panic` of the endpoints are healthy and no backup is, health is ignored. Most likely the checks are wrong or
-starved, and sending everything to the few left would take those down too (Envoy's healthy_panic_threshold). Those that an operator
-has drained count neither way, and get nothing in panic either.
+Endpoints stand in levels and zones, and backups behind them all (tiers.py). A cluster keeps who stays: an endpoint that is named again by
+an update has its connections, health and counts.
 """
 
 from __future__ import annotations
@@ -19,14 +10,15 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 from lbd.cluster.admission import Admission, LimitPolicy
-from lbd.cluster.bound import LoadBound
 from lbd.cluster.endpoint import Endpoint
-from lbd.cluster.health import HealthPolicy, is_panic, secured
+from lbd.cluster.health import HealthPolicy, secured
 from lbd.cluster.key import HashKey
 from lbd.cluster.pool import Pool, PoolPolicy
 from lbd.cluster.queue import QueuePolicy
-from lbd.cluster.select import HASHES, SELECTORS, build_selector
+from lbd.cluster.select import HASHES, SELECTORS
+from lbd.cluster.selection import Roster, Selection
 from lbd.cluster.shared import Http2UpstreamPolicy, SharedPool
+from lbd.cluster.tiers import SpreadPolicy
 from lbd.cluster.tls_policy import ClusterTlsPolicy
 from lbd.policy import Choice, Count, Duration, Ratio
 
@@ -35,6 +27,7 @@ if TYPE_CHECKING:
     from random import Random
 
     from lbd.cluster.endpoint import EndpointFacts
+    from lbd.cluster.selection import Subset
     from lbd.cluster.selector import Selector
     from lbd.core.board import Board, Segment
 
@@ -50,6 +43,10 @@ class EndpointPolicy:
     address: str
     weight: Annotated[int, Count(1, 65535)] = 1
     backup: bool = False  # takes requests only while no other endpoint can
+    # The level: 0 is first, and as long as it has room the next one gets nothing. More than a hundred levels are a mistake.
+    priority: Annotated[int, Count(0, 99)] = 0
+    zone: str = ""  # where it is; "" is nowhere in particular
+    metadata: tuple[tuple[str, str], ...] = ()  # TOML: a table; for the `subset` of routes
     max_requests: Annotated[int, Count(0, zero="no limit")] = 0  # at once, over all workers
     tls: bool | None = None  # whether TLS is spoken with it; None: as with the others of its cluster
 
@@ -81,6 +78,11 @@ class ClusterPolicy:
     hash_key: str = "client-ip"  # client-ip | path | uri | host | header:NAME | cookie:NAME | query:NAME
     bound: Annotated[float, Ratio(0.0, 100.0)] = 0.0  # bounded load for the hashes: 1.25 is 25 % above the mean; 0 is off
     panic: Annotated[float, Ratio(0.0, 1.0)] = 0.5  # below this healthy share, health is ignored; 0 is never
+    # How many times its share an endpoint can take: so much may be down before requests go to the next level, or to another zone. Envoy's.
+    overprovision: Annotated[float, Ratio(1.0, 100.0)] = 1.4
+    zone: str = ""  # ours: [lbd] zone
+    zone_aware: Annotated[str, Choice(("prefer-local", "off"))] = "prefer-local"  # where both sides say their zone
+    zone_minimum: Annotated[int, Count(0)] = 0  # endpoints in a level below which zones do not count; shares are kept with few as well
     # What endpoints speak. h2 without TLS is HTTP/2 with prior knowledge; auto is what both like best, by ALPN.
     protocol: Annotated[str, Choice(("http1", "h2", "auto"))] = "http1"
     send_proxy: Annotated[str, Choice(("v1", "v2"))] = ""  # a PROXY header before all else; for HTTP a connection for each request then
@@ -106,6 +108,11 @@ class ClusterPolicy:
         tls = self.originates()
         return health if tls is None else secured(health, tls, self.name, plain_names(self))
 
+    def spread(self) -> SpreadPolicy:
+        """By which rules requests are spread. Zones do not count for hashes: a key's place must not depend on who is asked."""
+        is_aware = self.zone_aware != "off" and self.balance not in HASHES
+        return SpreadPolicy(self.panic, self.overprovision, self.zone if is_aware else "", self.zone_minimum)
+
     def originates(self) -> ClusterTlsPolicy | None:
         """How TLS is spoken with those endpoints with which it is; None: with none."""
         return self.tls or (ClusterTlsPolicy() if any(endpoint.tls for endpoint in self.endpoints) else None)
@@ -115,27 +122,23 @@ class ClusterPolicy:
 
 
 class Cluster:
-    """Empty until its first update(). `hash_key` is None when the balance looks at no key; `is_panicking` is as of the latest pick."""
+    """Empty until its first update(). `hash_key` is None when the balance looks at no key."""
 
     __slots__ = (
-        "_board", "_bound", "_built", "_by_address", "_first", "_is_stale", "_only", "_plain", "_random", "_segment", "admission",
-        "endpoints", "hash_key", "is_panicking", "origination", "place", "policy", "tiers",
+        "_board", "_by_address", "_plain", "_roster", "_segment", "_subsets", "_subsets_before", "_whole", "admission", "endpoints",
+        "hash_key", "origination", "place", "policy",
     )  # fmt: skip
 
     def __init__(self, policy: ClusterPolicy, segment: Segment | None, board: Board | None, random: Random) -> None:
         self._segment = segment
         # The only worker's own counts are everybody's.
         self._board = board if board is not None and board.slots > 1 else None
-        self._random = random
         self._by_address: dict[str, Endpoint] = {}
-        self._built: list[tuple[list[tuple[Endpoint, int, str]], Selector]] = []  # what it was built from, and the selector
+        self._roster = Roster(policy, segment, random)
+        self._whole = Selection(self._roster)
+        self._subsets: dict[tuple[Subset, bool], Selection] = {}  # those asked for since the last reload
+        self._subsets_before: dict[tuple[Subset, bool], Selection] = {}  # and before it
         self.endpoints: tuple[Endpoint, ...] = ()
-        self.tiers: tuple[Selector, ...] = ()
-        self._bound: LoadBound | None = None
-        self._first: Selector | None = None  # of the tiers
-        self._only: Endpoint | None = None  # the one endpoint there is to choose from
-        self.is_panicking = False
-        self._is_stale = False
         self.policy = policy
         self.hash_key = HashKey(policy.hash_key) if policy.balance in HASHES else None
         self.admission: Admission | None = None  # while nothing is limited
@@ -166,49 +169,40 @@ class Cluster:
         up_text = f"{self.healthy_count} of {len(self.endpoints)} are up"
         return f"no endpoint of {self.name} can take the request: {up_text}{drained_text}{full_text}"
 
+    @property
+    def is_panicking(self) -> bool:
+        """As of the latest pick."""
+        return self._whole.is_panicking
+
+    @property
+    def selectors(self) -> tuple[Selector, ...]:
+        """As of the latest pick."""
+        return self._whole.selectors
+
     # Choosing
 
     def pick(self, key: bytes, tried: Collection[Endpoint]) -> Endpoint | None:
         """The endpoint for a request, or for its next attempt; None when all that could take it have been tried."""
         if self.admission is not None and not self.admission.admits():
             return None
-        if self._is_stale:
-            self._arrange()
-        endpoint = self._only
-        if endpoint is None:
-            if self._first is None:
-                return None
-            endpoint = self._first.first(key)
-        if self._may_take(endpoint, self._bound) and (not tried or endpoint not in tried):
-            return endpoint
-        return None if self._only is not None else self._pick_next(key, tried)
+        return self._whole.pick(key, tried)
 
-    def _pick_next(self, key: bytes, tried: Collection[Endpoint]) -> Endpoint | None:
-        """The first candidate that is free; when the bound forbids all of them, it is the bound that must yield."""
-        for bound in (self._bound, None) if self._bound is not None else (None,):
-            for selector in self.tiers:
-                for endpoint in selector.candidates(key):
-                    if endpoint not in tried and self._may_take(endpoint, bound):
-                        return endpoint
-        return None
-
-    def _may_take(self, endpoint: Endpoint, bound: LoadBound | None) -> bool:
-        if not endpoint.up and (endpoint.drained or not self.is_panicking):
-            return False
-        if endpoint.max_requests and endpoint.is_full():
-            return False
-        return bound is None or bound.allows(endpoint)
+    def selection(self, subset: Subset = (), *, heeds_panic: bool = True) -> Selection:
+        """Of the endpoints that have all of this in their metadata. It stays, and stays true, for as long as somebody holds it."""
+        if not subset and heeds_panic:
+            return self._whole
+        key = (subset, heeds_panic)
+        if key not in self._subsets:
+            self._subsets[key] = self._subsets_before.get(key) or Selection(self._roster, subset, heeds_panic=heeds_panic)
+        return self._subsets[key]
 
     def has_room(self) -> bool:
         """Whether any endpoint could take a request, if it was the right one for it."""
-        return any(not endpoint.is_full() for endpoint in self.endpoints if self._is_usable(endpoint))
+        return any(not endpoint.is_full() for endpoint in self.endpoints if self._whole.has(endpoint))
 
     def is_usable(self, tried: Collection[Endpoint] = ()) -> bool:
         """Whether there is an endpoint that may be used, however busy, that is not among those."""
-        return any(endpoint not in tried for endpoint in self.endpoints if self._is_usable(endpoint))
-
-    def _is_usable(self, endpoint: Endpoint) -> bool:
-        return endpoint.up or (self.is_panicking and not endpoint.drained)
+        return any(endpoint not in tried for endpoint in self.endpoints if self._whole.has(endpoint))
 
     # Changes
 
@@ -217,7 +211,11 @@ class Cluster:
         endpoint = self._by_address.get(address)
         if endpoint is not None and endpoint.up != up and not endpoint.drained:
             endpoint.up = up
-            self._is_stale = True  # arranged by the next pick: flips come in bunches
+            self.changed()
+
+    def changed(self) -> None:
+        """Something of an endpoint has, that choosing goes by. Arranged by the next pick: changes come in bunches."""
+        self._roster.revision += 1
 
     def update(self, states: Iterable[EndpointFacts]) -> tuple[Endpoint, ...]:
         """The endpoints are these now. Who stays keeps its object; who leaves is returned, for the caller to drain."""
@@ -234,8 +232,9 @@ class Cluster:
             by_address[facts.address] = endpoint
         removed = tuple(endpoint for address, endpoint in self._by_address.items() if address not in by_address)
         self._by_address = by_address
-        self.endpoints = tuple(by_address.values())
-        self._arrange()
+        self.endpoints = self._roster.endpoints = tuple(by_address.values())
+        self.changed()
+        self._whole.arrange()  # now, and not while a request waits: rings are dear
         self._settle_admission()
         return removed
 
@@ -249,9 +248,9 @@ class Cluster:
 
     def apply_policy(self, policy: ClusterPolicy) -> None:
         """After a reload: other settings, the same endpoints (update() follows)."""
-        if policy.balance != self.policy.balance:
-            self._built = []
         old, self.policy = self.policy, policy
+        self._roster.policy = policy
+        self._subsets_before, self._subsets = self._subsets, {}
         self._plain = plain_names(policy)
         self.hash_key = HashKey(policy.hash_key) if policy.balance in HASHES else None
         for endpoint in self.endpoints:
@@ -259,7 +258,7 @@ class Cluster:
                 endpoint.pool.obey(pool_policy(policy))
             else:  # connections of the old kind are of no more use
                 endpoint.replace_pool(build_pool(policy))
-        self._is_stale = True
+        self.changed()
 
     def originate(self, origination: Any) -> None:  # noqa: ANN401 - proxy/origination.py's
         """How connections that are made from now on speak TLS; None: not at all."""
@@ -269,37 +268,6 @@ class Cluster:
 
     def _origination_of(self, endpoint: Endpoint) -> Any:  # noqa: ANN401 - as above
         return None if endpoint.name in self._plain else self.origination
-
-    def _arrange(self) -> None:
-        """Who may be chosen now, in which tier, by which selector."""
-        self._is_stale = False
-        first = [endpoint for endpoint in self.endpoints if not endpoint.backup]
-        backups = [endpoint for endpoint in self.endpoints if endpoint.backup]
-        if not first:
-            first, backups = backups, []
-        live = [endpoint for endpoint in first if endpoint.up]
-        live_backups = [endpoint for endpoint in backups if endpoint.up]
-        self.is_panicking = is_panic(self.policy.panic, self.endpoints)
-        if self.is_panicking:
-            live = [endpoint for endpoint in first if not endpoint.drained]
-            live_backups = [endpoint for endpoint in backups if not endpoint.drained]
-        is_hash = self.policy.balance in HASHES
-        tiers = [(first if is_hash else live)] if live else []
-        if live_backups:
-            tiers.append(backups if is_hash else live_backups)
-        self._only = (live or live_backups)[0] if len(live) + len(live_backups) == 1 else None
-        self._bound = LoadBound(live or live_backups, self.policy.bound) if is_hash and self.policy.bound and tiers else None
-        self._built = [] if self._only is not None else [self._selector(tier) for tier in tiers]
-        self.tiers = tuple(selector for _, selector in self._built)
-        self._first = self.tiers[0] if self.tiers else None
-
-    def _selector(self, tier: list[Endpoint]) -> tuple[list[tuple[Endpoint, int, str]], Selector]:
-        """As it stands, if one has been built from just these: round-robin goes on where it was, rings are dear."""
-        made_of = [(endpoint, endpoint.weight, endpoint.name) for endpoint in tier]
-        for built in self._built:
-            if built[0] == made_of:
-                return built
-        return made_of, build_selector(self.policy.balance, tier, self._random)
 
 
 def is_limited(policy: ClusterPolicy, endpoints: Iterable[Endpoint]) -> bool:

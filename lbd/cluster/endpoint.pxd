@@ -5,9 +5,9 @@ from lbd.cluster.pool cimport Pool
 from lbd.core.board cimport Board, Segment
 
 cdef class Endpoint:
-    cdef readonly object cluster_name, address, name
+    cdef readonly object cluster_name, address, name, zone, metadata
     cdef readonly Pool pool
-    cdef readonly Py_ssize_t weight, index, max_requests
+    cdef readonly Py_ssize_t weight, index, max_requests, priority
     cdef readonly bint backup, drained
     cdef public bint up
     cdef public object origination

@@ -41,9 +41,15 @@ class EndpointFacts(Protocol):
     @property
     def backup(self) -> bool: ...
     @property
-    def max_requests(self) -> int: ...
+    def priority(self) -> int: ...
+    @property
+    def zone(self) -> str: ...
+    @property
+    def metadata(self) -> tuple[tuple[str, str], ...]: ...
     @property
     def drained(self) -> bool: ...
+    @property
+    def max_requests(self) -> int: ...
 
 
 class Endpoint:
@@ -51,7 +57,8 @@ class Endpoint:
 
     __slots__ = (
         "_board", "_cells", "_inflight", "_opened", "_reused", "_segment", "address", "admission", "backup", "cluster_name",
-        "drained", "index", "latency", "max_requests", "name", "observed_at", "origination", "pool", "up", "weight",
+        "drained", "index", "latency", "max_requests", "metadata", "name", "observed_at", "origination", "pool", "priority", "up",
+        "weight", "zone",
     )  # fmt: skip
 
     def __init__(
@@ -84,6 +91,9 @@ class Endpoint:
         self.drained = facts.drained
         self.up = facts.up and not facts.drained
         self.backup = facts.backup
+        self.priority = facts.priority
+        self.zone = facts.zone
+        self.metadata = frozenset(facts.metadata)
         self.max_requests = facts.max_requests
         if facts.index != self.index:
             if self._segment is not None and self._inflight:  # what is in flight will be taken off its new place

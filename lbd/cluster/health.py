@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Annotated, Protocol
+from typing import TYPE_CHECKING, Annotated
 
 from lbd.cluster.tls_policy import ClusterTlsPolicy
 from lbd.policy import Choice, Count, Duration, Size
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable
 
-__all__ = ["HealthPolicy", "HealthState", "SecuredCheck", "is_panic", "parse_statuses", "secured"]
+__all__ = ["HealthPolicy", "HealthState", "SecuredCheck", "parse_statuses", "secured"]
 
 
 def parse_statuses(texts: Iterable[str]) -> Callable[[int], bool]:
@@ -74,26 +74,6 @@ def secured(policy: HealthPolicy, tls: ClusterTlsPolicy, cluster: str, plain: fr
         return policy
     settings = {each.name: getattr(policy, each.name) for each in fields(policy)}
     return SecuredCheck(**settings, tls=tls, cluster=cluster, plain=plain)
-
-
-class Standing(Protocol):
-    """Of an endpoint, all that panic depends on."""
-
-    @property
-    def up(self) -> bool: ...
-    @property
-    def backup(self) -> bool: ...
-    @property
-    def drained(self) -> bool: ...
-
-
-def is_panic(share: float, endpoints: Sequence[Standing]) -> bool:
-    """Whether health is to be ignored: a smaller share than this of the endpoints is up, and no backup is. Who is drained is no matter."""
-    first = [endpoint.up for endpoint in endpoints if not endpoint.backup and not endpoint.drained]
-    backups = [endpoint.up for endpoint in endpoints if endpoint.backup and not endpoint.drained]
-    if not first:
-        first, backups = backups, []
-    return not any(backups) and sum(first) < share * len(first)
 
 
 class HealthState:

@@ -22,6 +22,7 @@ class DaemonPolicy:
     drain_timeout: Annotated[float, Duration()] = 30.0  # how long a stop waits for what is being served
     # Where what must outlive a restart is kept (master/state_directory.py); "" is what systemd's StateDirectory= gives, else nowhere.
     state_directory: str = ""
+    zone: str = ""  # where this lbd is: clusters with endpoints in the same zone prefer these
     # Between /readyz turning 503 and the listeners closing: the time a load balancer in front needs to notice.
     ready_delay: Annotated[float, Duration(zero="close at once")] = 0.0
 

@@ -21,8 +21,8 @@ from lbd.routing.route import RoutePolicy
 __all__ = ["Field", "fields_of", "is_policy"]
 
 TOML_NAMES: dict[tuple[type, str], str] = {(ListenerPolicy, "routes"): "route"}
-# What stands in the head of a table ([cluster.NAME]), not in it.
-IN_HEADERS: set[tuple[type, str]] = {(ListenerPolicy, "name"), (ClusterPolicy, "name")}
+# What stands in the head of a table ([cluster.NAME]) or in another one ([lbd]), not in it.
+IN_HEADERS: set[tuple[type, str]] = {(ListenerPolicy, "name"), (ClusterPolicy, "name"), (ClusterPolicy, "zone")}
 FORMS: dict[tuple[type, str], str] = {
     (DaemonPolicy, "workers"): "workers",
     (ClusterPolicy, "endpoints"): "endpoints",

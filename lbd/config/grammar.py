@@ -183,6 +183,11 @@ def access_file(text: str) -> None:
     log_file(text, ("stdout", "stderr", "off"))
 
 
+def metadata_entry(_name: str, value: str) -> None:
+    if not value or not FIELD_VALUE.fullmatch(value):
+        raise ValueError("is empty or has a control character; write a word that routes can ask for")
+
+
 def absolute_path(text: str) -> None:
     """A daemon's working directory is nobody's business."""
     if not text.startswith("/"):
@@ -213,6 +218,7 @@ GRAMMARS: dict[tuple[type, str], Callable[[str], object]] = {
     (AdminPolicy, "token"): bearer_token,
     (DaemonPolicy, "user"): check_name,
     (DaemonPolicy, "group"): check_name,
+    (DaemonPolicy, "zone"): check_name,
     (DaemonPolicy, "state_directory"): absolute_path,
     (LogPolicy, "file"): log_file,
     (LogPolicy, "access"): access_file,
@@ -241,6 +247,7 @@ GRAMMARS: dict[tuple[type, str], Callable[[str], object]] = {
     (RewritePolicy, "prefix"): prefix,
     (HeaderEdits, "remove"): removed_field,
     (EndpointPolicy, "address"): parse_endpoint,
+    (EndpointPolicy, "zone"): check_name,
     (ClusterPolicy, "hash_key"): HashKey,
     (ClusterTlsPolicy, "sni"): certified_name,
     (HealthPolicy, "path"): request_target,
@@ -254,6 +261,7 @@ PAIR_GRAMMARS: dict[tuple[type, str], Callable[[str, str], object]] = {
     (RoutePolicy, "headers"): header_condition,
     (RoutePolicy, "query"): condition,
     (RespondPolicy, "headers"): edited_field,
+    (EndpointPolicy, "metadata"): metadata_entry,
     (HeaderEdits, "set"): edited_field,
     (HeaderEdits, "add"): edited_field,
     (HealthPolicy, "headers"): probe_field,

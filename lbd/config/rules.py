@@ -14,6 +14,7 @@ from lbd.config.addresses import Address, parse_bind, parse_endpoint
 from lbd.config.health_rules import check_health
 from lbd.config.limit_rules import check_limits
 from lbd.config.queue_rules import check_queue
+from lbd.config.selection_rules import check_spread
 from lbd.config.shadows import check_reach
 from lbd.config.suggest import unknown_name
 from lbd.config.tcp_rules import check_http_listener, check_proxy_protocol, check_send_proxy, check_tcp_listener
@@ -190,6 +191,7 @@ def check_cluster(cluster: ClusterPolicy, report: Report) -> None:
                 report.warn((*path, key), f'has no effect with balance = "{cluster.balance}"; it is for {" and ".join(HASHES)}')
     if 0.0 < cluster.bound < 1.0:
         report.error((*path, "bound"), "is below the mean, which cannot be; write 1.25 for a quarter above it, or 0 for no bound")
+    check_spread(cluster, path, report)
     check_send_proxy(cluster, path, report)
     check_upstream_tls(cluster, path, report)
     check_health(cluster, path, report)

@@ -79,9 +79,10 @@ def fill_config(file: str, document: Document, report: Report) -> Config:
     for key in tree:
         if key not in SECTIONS:
             report.error((key,), unknown_key(key, (), SECTIONS))
+    daemon = fill(DaemonPolicy, tree.get("lbd", {}), ("lbd",), report)
     return Config(
         file,
-        fill(DaemonPolicy, tree.get("lbd", {}), ("lbd",), report),
+        daemon,
         fill(LogPolicy, tree.get("log", {}), ("log",), report),
         fill(AdminPolicy, tree.get("admin", {}), ("admin",), report),
         tuple(
@@ -89,7 +90,7 @@ def fill_config(file: str, document: Document, report: Report) -> Config:
             for name, path, table in named_tables(tree.get("listener", {}), "listener", report)
         ),
         tuple(
-            fill(ClusterPolicy, table, path, report, name=name)
+            fill(ClusterPolicy, table, path, report, name=name, zone=daemon.zone)
             for name, path, table in named_tables(tree.get("cluster", {}), "cluster", report)
         ),
     )

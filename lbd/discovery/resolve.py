@@ -52,6 +52,15 @@ class ResolvedEndpoint(NamedTuple):
     weight: int = 1
     backup: bool = False
     max_requests: int = 0
+    priority: int = 0
+    zone: str = ""
+    metadata: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def at(cls, address: str, policy: EndpointPolicy) -> ResolvedEndpoint:
+        """As it is configured, but for the name."""
+        settings = (policy.weight, policy.backup, policy.max_requests, policy.priority, policy.zone, policy.metadata)
+        return cls(policy.address, address, *settings)
 
 
 class SystemLookup:
@@ -213,7 +222,7 @@ class Resolver:
         found: dict[str, ResolvedEndpoint] = {}
         for policy in cluster.endpoints:
             for address in self._addresses(policy):
-                found.setdefault(address, ResolvedEndpoint(policy.address, address, policy.weight, policy.backup, policy.max_requests))
+                found.setdefault(address, ResolvedEndpoint.at(address, policy))
         return list(found.values())
 
     def _addresses(self, policy: EndpointPolicy) -> list[str]:

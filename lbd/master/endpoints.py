@@ -97,6 +97,9 @@ class EndpointBook:
                 endpoint.backup,
                 endpoint.max_requests,
                 drained,
+                priority=endpoint.priority,
+                zone=endpoint.zone,
+                metadata=endpoint.metadata,
             )
             for endpoint, (drained, weight) in ((endpoint, standing(endpoint)) for endpoint in self._found[cluster])
         )

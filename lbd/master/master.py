@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from lbd.cluster.tiers import SpreadPolicy
 from lbd.config.schema import load_config
 from lbd.core.board import Board
 from lbd.discovery.resolve import Resolver
@@ -194,10 +195,10 @@ class Master:
         if self.supervisor is not None:
             self.supervisor.broadcast(ClusterCertificates(cluster, material))
 
-    def _standing(self, cluster: str) -> tuple[float, tuple[EndpointState, ...]]:
-        """Its `panic` and its endpoints; none when it has left."""
-        share = {policy.name: policy.panic for policy in self.config.clusters}.get(cluster)
-        return (0.0, ()) if share is None else (share, self.book.of(cluster))
+    def _standing(self, cluster: str) -> tuple[SpreadPolicy, tuple[EndpointState, ...]]:
+        """Its rules and its endpoints; none when it has left."""
+        policy = next((policy for policy in self.config.clusters if policy.name == cluster), None)
+        return (SpreadPolicy(), ()) if policy is None else (policy.spread(), self.book.of(cluster))
 
     def _watch(self, book: EndpointBook) -> None:
         policies = {cluster.name: cluster.check() for cluster in self.config.clusters}

@@ -1,4 +1,4 @@
-"""Clusters in distress, told in the log: in panic (cluster/health.py), or without anybody to take a request.
+"""Clusters in distress, told in the log: in panic (cluster/tiers.py), or without anybody to take a request.
 
 Workers decide for themselves, from the same facts and by the same rule; this is for whoever reads the log at night, to whom single
 flips do not say that health counts no more. Flips come in bunches, so a cluster is looked at a moment after the first of them.
@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from lbd.cluster.health import is_panic
+from lbd.cluster.tiers import is_panic
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from lbd.cluster.tiers import SpreadPolicy
     from lbd.worker.messages import EndpointState
 
-    Look = Callable[[str], tuple[float, Sequence[EndpointState]]]  # cluster -> its `panic`, its endpoints
+    Look = Callable[[str], tuple[SpreadPolicy, Sequence[EndpointState]]]  # cluster -> its rules, its endpoints
 
 __all__ = ["Panics"]
 
@@ -50,22 +51,24 @@ class Panics:
                 self._tell(cluster)
 
     def _tell(self, cluster: str) -> None:
-        share, endpoints = self._look(cluster)
-        before, now = self._distress.get(cluster, ""), distress(share, endpoints)
+        rules, endpoints = self._look(cluster)
+        before, now = self._distress.get(cluster, ""), distress(rules, endpoints)
         self._distress[cluster] = now
         if now == before:
             return
         up = f"{sum(endpoint.up and not endpoint.drained for endpoint in endpoints)} of {len(endpoints)} endpoints up"
         if now == "panic":
-            logger.warning("cluster %s: %s, a smaller share than panic = %g: all are tried, whatever their checks say", cluster, up, share)
+            logger.warning(
+                "cluster %s: %s, a smaller share than panic = %g: all are tried, whatever their checks say", cluster, up, rules.panic
+            )
         elif now == "down":
             logger.error("cluster %s: %s: requests are answered with no_healthy_endpoint", cluster, up)
         elif endpoints:  # else it has left the configuration
             logger.info("cluster %s: %s: health counts again", cluster, up)
 
 
-def distress(share: float, endpoints: Sequence[EndpointState]) -> str:
+def distress(rules: SpreadPolicy, endpoints: Sequence[EndpointState]) -> str:
     """ "panic", "down", or "" while there are enough."""
-    if is_panic(share, endpoints):
+    if is_panic(endpoints, rules):
         return "panic"
     return "down" if endpoints and not any(endpoint.up and not endpoint.drained for endpoint in endpoints) else ""

@@ -9,7 +9,7 @@ import trio
 
 from lbd import __version__, core, metrics
 from lbd.admin.command import Fault
-from lbd.cluster.health import is_panic
+from lbd.cluster.tiers import is_panic
 from lbd.config.dump import dump_json, dump_toml
 from lbd.master.commands import Member
 from lbd.master.control import named
@@ -76,7 +76,7 @@ class MasterView:
             "balance": cluster.balance,
             "is_checked": cluster.health is not None,
             "up": sum(state.up and not state.drained for state in states),
-            "panic": is_panic(cluster.panic, states),
+            "panic": is_panic(states, cluster.spread()),
             **(admission_of(master.board, master.book.places()[cluster.name], cluster) if master.supervisor else {}),
             "endpoints": [
                 {

@@ -42,6 +42,9 @@ class EndpointState:
     backup: bool = False
     max_requests: int = 0  # at once, over all workers; 0 is no limit
     drained: bool = False  # an operator has taken it out: no new request goes there, whatever its health, not even in panic
+    priority: int = 0
+    zone: str = ""
+    metadata: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

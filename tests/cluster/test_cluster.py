@@ -315,22 +315,22 @@ def test_an_update_that_changes_nothing_does_not_begin_anew() -> None:
     """Round-robin goes on where it was; a ring, which is dear, is not built again."""
     for balance in BALANCES:
         cluster = filled_cluster(facts(*ABC), Random(1), balance=balance)
-        tiers = cluster.tiers
+        selectors = cluster.selectors
         assert cluster.update(facts(*ABC)) == ()
         cluster.apply_policy(cluster.policy)
         cluster.update(facts(*ABC))
-        assert cluster.tiers == tiers
+        assert cluster.selectors == selectors
         cluster.update([replace(fact, weight=2) for fact in facts(*ABC)])
-        assert cluster.tiers != tiers
+        assert cluster.selectors != selectors
 
 
 @pytest.mark.parametrize("balance", HASHES)
 def test_a_flip_does_not_build_a_ring(balance: str) -> None:
     cluster = filled_cluster(facts(*ABC), Random(1), balance=balance)
-    tiers = cluster.tiers
+    selectors = cluster.selectors
     cluster.set_health("a:1", False)
     assert who(cluster) == {"b:1", "c:1"}
-    assert cluster.tiers == tiers
+    assert cluster.selectors == selectors
 
 
 def test_an_address_given_twice_is_one_endpoint() -> None:

@@ -85,7 +85,7 @@ def test_a_pick_costs_the_same_with_ten_endpoints_and_with_thousands(balance: st
 
 @only_sources
 def test_a_cluster_of_one_costs_hardly_anything() -> None:
-    assert steps(cluster_of("least-requests", 1)) <= 5  # the measured function, pick() and _may_take() among them
+    assert steps(cluster_of("least-requests", 1)) <= 6  # the measured function, both pick() and _may_take() among them
 
 
 class WatchingSegment:

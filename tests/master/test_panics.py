@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
+from lbd.cluster.tiers import SpreadPolicy
 from lbd.master.panics import PAUSE, Panics
 from lbd.worker.messages import EndpointState
 
@@ -48,7 +49,7 @@ STORIES: list[tuple[float, list[str], list[str]]] = [
 @pytest.mark.parametrize(("share", "looks", "told"), STORIES)
 async def test_stories(share: float, looks: Sequence[str], told: Sequence[str], caplog: pytest.LogCaptureFixture) -> None:
     now = ""
-    panics = Panics(lambda _: (share, states(now)))
+    panics = Panics(lambda _: (SpreadPolicy(share), states(now)))
     with caplog.at_level(logging.INFO, "lbd.health"):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(panics.run)
@@ -62,9 +63,9 @@ async def test_stories(share: float, looks: Sequence[str], told: Sequence[str], 
 async def test_flips_that_come_together_are_one_look() -> None:
     looked: list[tuple[str, float]] = []
 
-    def look(cluster: str) -> tuple[float, tuple[EndpointState, ...]]:
+    def look(cluster: str) -> tuple[SpreadPolicy, tuple[EndpointState, ...]]:
         looked.append((cluster, trio.current_time()))
-        return 0.5, ()
+        return SpreadPolicy(), ()
 
     panics = Panics(look)
     start = trio.current_time()
