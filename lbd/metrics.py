@@ -118,6 +118,23 @@ QUEUE_WAIT = Metric(
     46, "lbd_queue_wait_seconds", "histogram", ("cluster",),
     "How long requests waited for an endpoint with room, whatever came of it.", 1_000_000, DURATION_BUCKETS,
 )  # fmt: skip
+SHED_LEVEL = Metric(
+    48,
+    "lbd_shed_level",
+    "gauge",
+    ("worker",),
+    "How many priorities a worker refuses because of overload, the last one in part: 0 to 3.",
+    1000,
+)
+SHED = Metric(49, "lbd_shed_total", "counter", ("priority",), "Requests refused because of overload, by priority.")
+LAG = Metric(
+    50,
+    "lbd_lag_seconds",
+    "gauge",
+    ("worker",),
+    "How long what has come to a worker waits until it is looked at; 0 when it is not busy.",
+    1_000_000,
+)
 
 # From 100 on: the master's own, which are on no board; it gives name, labels and value when it is scraped.
 BUILD_INFO = Metric(101, "lbd_build_info", "gauge", ("version", "compiled"), "Always 1; compiled is true where the compiled core runs.")
@@ -168,3 +185,4 @@ ENDPOINT_DRAINED = Metric(
 )
 
 CATALOGUE: dict[int, Metric] = {m.number: m for m in list(globals().values()) if isinstance(m, Metric)}
+GAUGES_OF_WORKERS = frozenset(m.number for m in CATALOGUE.values() if m.kind == "gauge" and m.number < BUILD_INFO.number)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from lbd.policy import Count, Duration
+from lbd.proxy.shedding import OverloadPolicy
 
 __all__ = ["AdminPolicy", "DaemonPolicy"]
 
@@ -25,6 +26,7 @@ class DaemonPolicy:
     zone: str = ""  # where this lbd is: clusters with endpoints in the same zone prefer these
     # Between /readyz turning 503 and the listeners closing: the time a load balancer in front needs to notice.
     ready_delay: Annotated[float, Duration(zero="close at once")] = 0.0
+    overload: OverloadPolicy = field(default_factory=OverloadPolicy)
 
 
 @dataclass(frozen=True, slots=True)

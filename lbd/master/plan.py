@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from lbd.config.schema import Config
 from lbd.master.endpoints import EndpointBook
+from lbd.master.machine import usable_cpus
+from lbd.master.memory import for_each_worker
 from lbd.master.sockets import Change
 from lbd.proxy.tls_material import TlsMaterial
 from lbd.worker.messages import Configure
@@ -46,6 +48,7 @@ class Plan:
             config.lbd.drain_timeout,
             self.tls,
             self.cluster_tls,
+            for_each_worker(config.lbd.overload, config.lbd.workers or usable_cpus()),
             self.book.places(),
         )
         return message, fds

@@ -79,6 +79,9 @@ class Exchange(Attempting):
                 raise failure("no_route", f"no route for {self.request.authority!r} {self.request.path!r}")
             self.route = route
             self.target = self.listener.target(route)
+            if self.listener.shedding.level and self.listener.shedding.sheds(route.rank):
+                self.downstream.keep_alive = False  # the client may find another machine that has time
+                raise self.listener.shed(route.policy.priority)
             if self.target.cluster is None:
                 answer_locally(self, route)
             else:

@@ -4,6 +4,7 @@ from libc.stdint cimport int64_t
 from lbd.core.board cimport Segment
 from lbd.core.fiber cimport Fiber
 from lbd.proxy.forwarding cimport Forwarding
+from lbd.proxy.shedding cimport Shedding
 from lbd.proxy.target cimport Histogram, Target
 from lbd.routing.table cimport RoutingTable
 from lbd.wire.refusal cimport HeadLimits
@@ -27,6 +28,7 @@ cdef class Listener:
     cdef public int64_t max_body, max_requests
     cdef public Py_ssize_t window
     cdef public Target unrouted
+    cdef public Shedding shedding
 
     @cython.locals(target=Target)
     cpdef Target target(self, route)

@@ -14,7 +14,9 @@ from lbd.proxy.crowd import Crowd
 from lbd.proxy.forwarding import Forwarding
 from lbd.proxy.grpc import NOT_GRPC
 from lbd.proxy.introducers import Introducers
+from lbd.proxy.reasons import failure
 from lbd.proxy.room import Room
+from lbd.proxy.shedding import RETRY_AFTER, Shedding
 from lbd.proxy.target import Histogram, Target
 from lbd.routing.hello import HelloTable
 from lbd.routing.route import Route
@@ -72,8 +74,8 @@ class Listener:
         "_cells", "_clusters", "_downstream_in", "_downstream_out", "_lines", "_numbers", "_segment", "_upstream_in", "_upstream_out",
         "acceptors", "access", "body_timeout", "complaints", "connect", "crowd", "fibers", "forwarding", "half_close", "handshake_timeout",
         "head_limits", "head_timeout", "hellos", "idle", "is_draining", "keepalive_timeout", "leaving", "linger_timeout", "max_body",
-        "max_requests", "only", "opens", "policy", "proxied", "random", "room", "shows_reason", "table", "termination", "tunnel_idle",
-        "tunnel_lifetime", "unrouted", "upgrades", "wall_clock", "window",
+        "max_requests", "only", "opens", "policy", "proxied", "random", "room", "shedding", "shows_reason", "table", "termination",
+        "tunnel_idle", "tunnel_lifetime", "unrouted", "upgrades", "wall_clock", "window",
     )  # fmt: skip
 
     def __init__(self, policy: ListenerPolicy, segment: Segment, random: Callable[[], float], random_bytes: Callable[[int], bytes]) -> None:
@@ -85,6 +87,7 @@ class Listener:
         self.wall_clock: Callable[[], float] = wall_clock
         self.access: AccessLog | None = None
         self.room = Room()  # shared with all other listeners, when the worker has set it
+        self.shedding = Shedding()  # likewise
         self.acceptors: dict[str, Acceptor] = {}
         self.fibers: set[Fiber] = set()
         self.idle: dict[Fiber, bool] = {}
@@ -207,6 +210,11 @@ class Listener:
 
     def retried(self, reason: str) -> None:
         self._segment.add(self._cell(metrics.RETRIES.number, reason), 1)
+
+    def shed(self, priority: str) -> ProxyError:
+        """Counts a request, or a session, that is refused because of overload; what to tell its client."""
+        self._segment.add(self._cell(metrics.SHED.number, priority), 1)
+        return failure("overloaded", retry_after=RETRY_AFTER)
 
     def queued(self, cluster: str, seconds: float) -> None:
         """Counts a wait for room in a cluster."""

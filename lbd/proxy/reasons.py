@@ -176,6 +176,12 @@ REASONS: dict[str, Reason] = {
         "every endpoint has as many requests as it may, and none may wait",
         "as queue_full; cluster.NAME.queue.size is 0, so that nobody waits",
     ),
+    "overloaded": Reason(
+        Side.LBD,
+        503,
+        "lbd has more to do than it can, or too little memory",
+        "more workers or machines; lbd_shed_level and lbd_lag_seconds tell how bad it is; lbd.overload says from when on",
+    ),
     "drain_timeout": Reason(Side.LBD, 0, "lbd stopped before the exchange was done", "lbd.drain_timeout"),
 }
 

@@ -30,6 +30,7 @@ from lbd.proxy.grpc import NOT_GRPC
 from lbd.proxy.proxied import HANDSHAKE, introduction, may_become_header, refuse_header
 from lbd.proxy.pump import pump, send, watch
 from lbd.proxy.reasons import failure
+from lbd.routing.route import PRIORITIES
 from lbd.wire.client_hello import HelloReader
 from lbd.wire.message import RequestHead
 from lbd.wire.refusal import WireError
@@ -167,6 +168,8 @@ class Session:
     async def run(self) -> None:
         """To its end, however it comes; one line in the log."""
         try:
+            if self._listener.shedding.sheds(self._rank):
+                raise self._listener.shed(PRIORITIES[self._rank])
             await self._connect()
             try:
                 await self._carry()

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from lbd.cluster.cluster import ClusterPolicy
 from lbd.proxy.listener import ListenerPolicy
+from lbd.proxy.shedding import OverloadPolicy
 from lbd.proxy.tls_material import TlsMaterial
 from lbd.worker.log import LogPolicy
 
@@ -75,6 +76,7 @@ class Configure:
     drain_timeout: float = 30.0
     tls: dict[str, TlsMaterial] = field(default_factory=dict)  # by listener
     cluster_tls: dict[str, TlsMaterial] = field(default_factory=dict)  # by cluster
+    overload: OverloadPolicy = field(default_factory=OverloadPolicy)
     places: dict[str, int] = field(default_factory=dict)  # on the board, by cluster: what its limits count
 
 

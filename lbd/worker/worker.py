@@ -27,10 +27,12 @@ from lbd.proxy.listening import Listener
 from lbd.proxy.origination import Origination
 from lbd.proxy.reasons import failure
 from lbd.proxy.room import room_of_process
+from lbd.proxy.shedding import Shedding
 from lbd.proxy.target import Histogram
 from lbd.proxy.tls import Termination
 from lbd.routing.route import RedirectPolicy, RoutePolicy
 from lbd.routing.table import RoutingTable
+from lbd.worker.load import LoadWatch
 from lbd.worker.log import LineBuffer, LogPolicy, flush_lines, setup_logging
 from lbd.worker.log_file import LogFile
 from lbd.worker.messages import Drained
@@ -63,21 +65,15 @@ class Worker:
         self._report = report
         self._segment = board.segment(hello.slot)
         self._segment.clear_tables()  # whoever was killed in this slot has left its counts
-        gauges = (
-            metrics.DOWNSTREAM_CONNECTIONS,
-            metrics.UPSTREAM_CONNECTIONS,
-            metrics.TUNNELS,
-            metrics.HTTP2_STREAMS,
-            metrics.QUEUE_LENGTH,
-        )
-        self._segment.reset_gauges(tuple(gauge.number for gauge in gauges))
-        lag = Histogram(self._segment, metrics.LOOP_LAG, ())
-        self._reactor = Reactor(on_fault=self._faulted, on_turn=lag.observe)
+        self._segment.reset_gauges(metrics.GAUGES_OF_WORKERS)
+        self._reactor = Reactor(on_fault=self._faulted, on_turn=Histogram(self._segment, metrics.LOOP_LAG, ()).observe)
         self._random = random.Random()
         self._clusters: dict[str, Cluster] = {}
         self._listeners: dict[str, Listener] = {}
         self._in_use = InUse()
         self._room = room_of_process()
+        self._shedding = Shedding()
+        self._load = LoadWatch(self._reactor, self._shedding, self._room, self._segment, hello.slot)
         self._collector = Collector()
         self._leaving: list[Listener] = []  # no longer in the configuration, but still with connections
         self._log_lines, self._access_lines = LineBuffer(), LineBuffer()
@@ -110,6 +106,7 @@ class Worker:
         while True:
             await trio.sleep(SWEEP)
             self._collector.tidy(len(self._reactor.fibers))
+            self._load.look()
             for cluster in self._clusters.values():
                 idle = active = 0
                 for endpoint in cluster.endpoints:
@@ -148,6 +145,7 @@ class Worker:
         acceptors = self._acceptors(sockets)
         self._segment.begin(message.generation)
         self._log_policy = message.log
+        self._shedding.obey(message.overload)
         setup_logging(message.log, self._log_lines.append, process=f"worker-{self._hello.slot}")
         clusters = {policy.name: self._clusters.get(policy.name) or fresh[policy.name] for policy in message.clusters}
         for policy in message.clusters:
@@ -277,6 +275,7 @@ class Worker:
     def _listener(self, policy: ListenerPolicy) -> Listener:
         listener = Listener(policy, self._segment, self._random.random, os.urandom)
         listener.room = self._room
+        listener.shedding = self._shedding
         return listener
 
     def _take_acceptor(self, acceptor: Acceptor, listener: Listener) -> None:

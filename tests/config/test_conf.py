@@ -23,6 +23,7 @@ from lbd.config.fields import Field, fields_of, is_policy
 from lbd.config.schema import load_config
 from lbd.policy import Count, Duration, Size
 from lbd.proxy.listener import ForwardedPolicy, Http2Policy, ListenerLimits, ListenerPolicy, ListenerTimeouts, ProxyProtocolPolicy
+from lbd.proxy.shedding import OverloadPolicy
 from lbd.proxy.tls_policy import KeyPairPolicy, ListenerTlsPolicy
 from lbd.routing.edits import HeaderEdits
 from lbd.routing.hello import PassthroughPolicy
@@ -37,6 +38,7 @@ FILES = sorted((ROOT / "conf").rglob("*.toml"))
 # The page's headings, and whose keys are listed below each.
 CHAPTERS: dict[str, type] = {
     "`[lbd]`": DaemonPolicy,
+    "`[lbd.overload]`": OverloadPolicy,
     "`[log]`": LogPolicy,
     "`[admin]`": AdminPolicy,
     "`[listener.NAME]`": ListenerPolicy,
@@ -82,7 +84,7 @@ SECTIONS: dict[str, type] = {
     "listener": ListenerPolicy,
     "cluster": ClusterPolicy,
 }
-ALL = {*SECTIONS.values(), *policies(ListenerPolicy), *policies(ClusterPolicy)}
+ALL = {*SECTIONS.values(), *policies(DaemonPolicy), *policies(ListenerPolicy), *policies(ClusterPolicy)}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

@@ -1,0 +1,72 @@
+"""A worker that watches its own load: the lag only while it is busy, the memory always."""
+
+from __future__ import annotations
+
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+import trio
+
+from lbd import metrics
+from lbd.core.board import Board
+from lbd.core.reactor import Reactor
+from lbd.proxy.room import Room
+from lbd.proxy.shedding import OverloadPolicy, Shedding
+from lbd.proxy.target import Histogram
+from lbd.worker.load import LoadWatch, resident_bytes
+
+if TYPE_CHECKING:
+    from lbd.core.fiber import Fiber
+
+
+def faulted(fiber: Fiber, error: BaseException) -> None:
+    raise AssertionError(f"{fiber!r}: {error!r}")
+
+
+async def test_readings_are_taken_while_there_is_work_and_end_with_it() -> None:
+    board = Board.create(1, cells=4096, endpoints=8)
+    segment, shedding, working = board.segment(0), Shedding(OverloadPolicy(lag=0.01)), True
+
+    async def work() -> None:
+        while working:
+            until = perf_counter() + 0.05
+            while perf_counter() < until:
+                pass
+            await reactor.yield_turn()
+
+    reactor = Reactor(on_fault=faulted, on_turn=Histogram(segment, metrics.LOOP_LAG, ()).observe)
+    watch = LoadWatch(reactor, shedding, Room(), segment, 3)
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(reactor.run)
+            await trio.sleep(0.1)
+            watch.look()
+            assert not reactor.fibers  # nothing to do, nothing to read
+            reactor.spawn(work(), "work")
+            while shedding.level == 0:  # a twentieth of a second is more than the hundredth that is allowed
+                await trio.sleep(0.2)
+                watch.look()
+            level = board.totals()[(metrics.SHED_LEVEL.number, ("worker-3",))]
+            assert 0 < level[0] <= 3000
+            assert board.totals()[(metrics.LAG.number, ("worker-3",))][0] > 10_000
+            working = False
+            while reactor.fibers or shedding.level:
+                await trio.sleep(0.2)
+                watch.look()
+            assert board.totals()[(metrics.SHED_LEVEL.number, ("worker-3",))] == [0]
+            nursery.cancel_scope.cancel()
+    board.close()
+
+
+async def test_memory_is_weighed() -> None:
+    board = Board.create(1, cells=4096, endpoints=8)
+    reactor = Reactor(on_fault=faulted, has_sockets=False)
+    resident = resident_bytes()
+    assert resident > 1 << 20
+    tight, ample = (Shedding(OverloadPolicy(memory=size)) for size in (resident // 2, resident * 10))
+    rooms = [Room(), Room()]
+    for shedding, room in zip((tight, ample), rooms, strict=True):
+        LoadWatch(reactor, shedding, room, board.segment(0), 0).look()
+    assert (tight.pressure, ample.pressure) == (3.0, 0.0)
+    assert [room.is_full for room in rooms] == [True, False]
+    board.close()
