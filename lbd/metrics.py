@@ -112,6 +112,17 @@ SPILLS = Metric(
     40, "lbd_cluster_spill_total", "counter", ("cluster", "kind"),
     "Attempts that went past where requests are at home: to another priority, a backup, or another zone.",
 )  # fmt: skip
+ENDPOINT_FAILURES = Metric(
+    35, "lbd_endpoint_failures_total", "counter", ("cluster", "endpoint", "kind"),
+    "Attempts that tell against an endpoint: gateway (no answer, or 502, 503, 504) or error (another 5xx).",
+)  # fmt: skip
+ENDPOINT_SECONDS = Metric(
+    36, "lbd_endpoint_latency_seconds_total", "counter", ("cluster", "endpoint"),
+    "Seconds until the heads of an endpoint's answers came, where outlier.latency is on.", 1_000_000,
+)  # fmt: skip
+ENDPOINT_ANSWERS = Metric(
+    37, "lbd_endpoint_answers_total", "counter", ("cluster", "endpoint"), "Answers of an endpoint, where outlier.latency is on."
+)
 
 QUEUE_LENGTH = Metric(45, "lbd_queue_length", "gauge", ("cluster",), "Requests that wait now for an endpoint with room.")
 QUEUE_WAIT = Metric(
@@ -144,7 +155,7 @@ CONFIG_GENERATION = Metric(
 RELOADS = Metric(103, "lbd_reloads_total", "counter", ("result",), "Reloads, ok or failed; a failed one has changed nothing.")
 WORKER_RESTARTS = Metric(104, "lbd_worker_restarts_total", "counter", (), "Workers started in the place of one that died.")
 ENDPOINT_UP = Metric(
-    105, "lbd_endpoint_up", "gauge", ("cluster", "endpoint"), "1 while the health check holds the endpoint for up, or there is none."
+    105, "lbd_endpoint_up", "gauge", ("cluster", "endpoint"), "1 while the endpoint is up: by its health check, and not ejected."
 )
 ENDPOINT_INFLIGHT = Metric(
     106, "lbd_endpoint_inflight", "gauge", ("cluster", "endpoint"), "Requests at the endpoint now, over all workers."
@@ -175,6 +186,18 @@ CERTIFICATE_EXPIRY = Metric(
 CERTIFICATE_RELOADS = Metric(
     117, "lbd_certificate_reloads_total", "counter", ("result",), "Changed certificate files: ok where they are in use, failed if not."
 )
+ENDPOINT_EJECTIONS = Metric(
+    135, "lbd_endpoint_ejections_total", "counter", ("cluster", "endpoint", "cause"),
+    "Ejections of an endpoint: gateway, error, success_rate, latency, or probe (it failed again on trial).",
+)  # fmt: skip
+EJECTIONS_REFUSED = Metric(
+    136, "lbd_ejections_refused_total", "counter", ("cluster", "why"),
+    "Ejections that were not made: no_room (max_ejected are out) or last (no other endpoint is up).",
+)  # fmt: skip
+ENDPOINT_STATE = Metric(
+    137, "lbd_endpoint_state", "gauge", ("cluster", "endpoint", "state"),
+    "1 for the state an endpoint is in: up, down (its health check), ejected or half_open (on trial after an ejection).",
+)  # fmt: skip
 
 STATE_FAILURES = Metric(
     75, "lbd_state_write_failures_total", "counter", (), "Files of the state directory that could not be written; runtime changes are lost."

@@ -10,12 +10,12 @@ cdef class Cluster:
     cdef readonly object origination
     cdef readonly Admission admission
     cdef public Py_ssize_t place
-    cdef object _segment, _board, _plain
+    cdef object _segment, _board, _plain, _tell
     cdef dict _by_address, _subsets, _subsets_before
     cdef Roster _roster
     cdef Selection _whole
 
     cpdef Endpoint pick(self, bytes key, tried)
     @cython.locals(endpoint=Endpoint)
-    cpdef set_health(self, address, bint up)
+    cpdef set_health(self, address, bint up, Py_ssize_t trial=*)
     cpdef changed(self)

@@ -13,6 +13,7 @@ from lbd.cluster.admission import Admission, LimitPolicy
 from lbd.cluster.endpoint import Endpoint
 from lbd.cluster.health import HealthPolicy, secured
 from lbd.cluster.key import HashKey
+from lbd.cluster.outlier import OutlierPolicy
 from lbd.cluster.pool import Pool, PoolPolicy
 from lbd.cluster.queue import QueuePolicy
 from lbd.cluster.select import HASHES, SELECTORS
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from lbd.cluster.endpoint import EndpointFacts
     from lbd.cluster.selection import Subset
     from lbd.cluster.selector import Selector
+    from lbd.cluster.witness import Tell
     from lbd.core.board import Board, Segment
 
 __all__ = ["BALANCES", "Cluster", "ClusterPolicy", "EndpointPolicy", "RetryPolicy", "TimeoutPolicy"]
@@ -89,6 +91,7 @@ class ClusterPolicy:
     resolve_interval: Annotated[float, Duration(0.0, zero="by the records' TTL, or 30s where it is not known")] = 0.0
     tls: ClusterTlsPolicy | None = None
     health: HealthPolicy | None = None
+    outlier: OutlierPolicy = field(default_factory=OutlierPolicy)
     timeouts: TimeoutPolicy = field(default_factory=TimeoutPolicy)
     pool: PoolPolicy = field(default_factory=PoolPolicy)
     http2: Http2UpstreamPolicy = field(default_factory=Http2UpstreamPolicy)
@@ -125,14 +128,18 @@ class Cluster:
     """Empty until its first update(). `hash_key` is None when the balance looks at no key."""
 
     __slots__ = (
-        "_board", "_by_address", "_plain", "_roster", "_segment", "_subsets", "_subsets_before", "_whole", "admission", "endpoints",
-        "hash_key", "origination", "place", "policy",
+        "_board", "_by_address", "_plain", "_roster", "_segment", "_subsets", "_subsets_before", "_tell", "_whole", "admission",
+        "endpoints", "hash_key", "origination", "place", "policy",
     )  # fmt: skip
 
-    def __init__(self, policy: ClusterPolicy, segment: Segment | None, board: Board | None, random: Random) -> None:
+    def __init__(
+        self, policy: ClusterPolicy, segment: Segment | None, board: Board | None, random: Random, tell: Tell | None = None
+    ) -> None:
+        """`tell` hears what is noticed of an endpoint (witness.py)."""
         self._segment = segment
         # The only worker's own counts are everybody's.
         self._board = board if board is not None and board.slots > 1 else None
+        self._tell = tell
         self._by_address: dict[str, Endpoint] = {}
         self._roster = Roster(policy, segment, random)
         self._whole = Selection(self._roster)
@@ -206,16 +213,19 @@ class Cluster:
 
     # Changes
 
-    def set_health(self, address: str, up: bool) -> None:
-        """A flip. An address that has left meanwhile is nobody's."""
+    def set_health(self, address: str, up: bool, trial: int = 0) -> None:
+        """A flip, or a trial that begins or ends. An address that has left meanwhile is nobody's."""
         endpoint = self._by_address.get(address)
-        if endpoint is not None and endpoint.up != up and not endpoint.drained:
+        if endpoint is not None and not endpoint.drained and (endpoint.up != up or endpoint.trial != trial):
             endpoint.up = up
+            endpoint.try_out(trial)
             self.changed()
 
     def changed(self) -> None:
         """Something of an endpoint has, that choosing goes by. Arranged by the next pick: changes come in bunches."""
         self._roster.revision += 1
+        for endpoint in self.endpoints:
+            endpoint.limit(True)
 
     def update(self, states: Iterable[EndpointFacts]) -> tuple[Endpoint, ...]:
         """The endpoints are these now. Who stays keeps its object; who leaves is returned, for the caller to drain."""
@@ -225,7 +235,8 @@ class Cluster:
                 continue
             endpoint = self._by_address.get(facts.address)
             if endpoint is None:
-                endpoint = Endpoint(self.policy.name, facts, build_pool(self.policy), self._segment, self._board)
+                endpoint = Endpoint(self.policy.name, facts, build_pool(self.policy), self._segment, self._board, self._tell)
+                endpoint.obey(self.policy.outlier)
                 endpoint.origination = self._origination_of(endpoint)
             else:
                 endpoint.settle(facts)
@@ -254,6 +265,7 @@ class Cluster:
         self._plain = plain_names(policy)
         self.hash_key = HashKey(policy.hash_key) if policy.balance in HASHES else None
         for endpoint in self.endpoints:
+            endpoint.obey(policy.outlier)
             if kind_of_connections(policy) == kind_of_connections(old):
                 endpoint.pool.obey(pool_policy(policy))
             else:  # connections of the old kind are of no more use
@@ -272,7 +284,7 @@ class Cluster:
 
 def is_limited(policy: ClusterPolicy, endpoints: Iterable[Endpoint]) -> bool:
     """Whether anything is, so that requests may have to wait."""
-    return policy.limits != LimitPolicy() or any(endpoint.max_requests for endpoint in endpoints)
+    return policy.limits != LimitPolicy() or any(endpoint.own_limit for endpoint in endpoints)
 
 
 def kind_of_connections(policy: ClusterPolicy) -> tuple[object, ...]:

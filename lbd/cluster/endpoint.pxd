@@ -2,23 +2,28 @@ cimport cython
 
 from lbd.cluster.admission cimport Admission
 from lbd.cluster.pool cimport Pool
+from lbd.cluster.witness cimport Witness
 from lbd.core.board cimport Board, Segment
 
 cdef class Endpoint:
     cdef readonly object cluster_name, address, name, zone, metadata
     cdef readonly Pool pool
-    cdef readonly Py_ssize_t weight, index, max_requests, priority
+    cdef readonly Py_ssize_t weight, index, max_requests, own_limit, priority, trial
     cdef readonly bint backup, drained
     cdef public bint up
     cdef public object origination
     cdef readonly Admission admission
+    cdef readonly Witness witness
     cdef readonly double latency, observed_at
     cdef Segment _segment
     cdef Board _board
-    cdef dict _cells
-    cdef Py_ssize_t _inflight, _opened, _reused
+    cdef dict _cells, _failed
+    cdef Py_ssize_t _inflight, _opened, _reused, _timed, _answers
 
     cpdef settle(self, facts)
+    cpdef try_out(self, Py_ssize_t trial)
+    cpdef limit(self, bint to_trial)
+    cpdef obey(self, policy)
     cpdef replace_pool(self, Pool pool)
     cpdef begin(self)
     cpdef end(self)
@@ -26,8 +31,11 @@ cdef class Endpoint:
     cpdef Py_ssize_t load(self) except? -1
     cpdef bint is_full(self) except -1
     @cython.locals(share=double)
-    cpdef observe(self, double seconds, double now)
-    cpdef attempted(self, outcome)
+    cpdef observe(self, double seconds, double now, int status=*)
+    cpdef attempted(self, outcome, bint is_excused=*)
+    cdef _judge(self, int status)
+    cdef _count_failure(self, kind)
+    cdef _time(self, double seconds)
     cpdef opened(self)
     cpdef reused(self)
     cdef Py_ssize_t _series(self, number) except -1

@@ -6,6 +6,9 @@ over all workers, which is what balancing and `max_requests` go by; without a bo
 `latency` is a peak EWMA: a sample above it is believed at once, one below it only as far as time has passed. Bad news travels
 fast, good news must last. What is stored is the value at `observed_at`; it fades from then on with the time constant FADING, and
 because all endpoints fade alike, comparing two needs only the distance of their times, not a clock (lottery.py does so).
+
+How an attempt went comes in twice: observe() when the head of the answer is there, which is when an endpoint has shown that it lives, and
+attempted() at its end. What tells against it goes on to its witness (witness.py).
 """
 
 from __future__ import annotations
@@ -14,15 +17,22 @@ from math import exp
 from typing import TYPE_CHECKING, Any, Protocol
 
 from lbd import metrics
+from lbd.cluster.witness import ERROR, GATEWAY, Witness
 
 if TYPE_CHECKING:
     from lbd.cluster.admission import Admission
+    from lbd.cluster.outlier import OutlierPolicy
     from lbd.cluster.pool import Pool
+    from lbd.cluster.witness import Tell
     from lbd.core.board import Board, Segment
 
 __all__ = ["FADING", "Endpoint", "EndpointFacts"]
 
 FADING = 10.0  # seconds; Finagle's, and Linkerd's, for services that answer within a second
+
+GATEWAY_STATUSES = (502, 503, 504)  # what a proxy before the service says when the service is not there
+# Failures that say nothing about whether the endpoint is well.
+HARMLESS = frozenset(["ok", "upstream_refused", "no_upgrade"])
 
 
 class EndpointFacts(Protocol):
@@ -50,19 +60,28 @@ class EndpointFacts(Protocol):
     def drained(self) -> bool: ...
     @property
     def max_requests(self) -> int: ...
+    @property
+    def trial(self) -> int: ...
 
 
 class Endpoint:
-    """`up` is what the health check says; whether it matters (panic) is the cluster's to know. One that is `drained` is never up."""
+    """`up`: it passes its health checks, is not ejected and not `drained`; whether that matters (panic) is the cluster's to know.
+    `trial`: it comes back from an ejection, and has no more than so many requests at once; 0: it is not on trial."""
 
     __slots__ = (
-        "_board", "_cells", "_inflight", "_opened", "_reused", "_segment", "address", "admission", "backup", "cluster_name",
-        "drained", "index", "latency", "max_requests", "metadata", "name", "observed_at", "origination", "pool", "priority", "up",
-        "weight", "zone",
+        "_answers", "_board", "_cells", "_failed", "_inflight", "_opened", "_reused", "_segment", "_timed", "address", "admission",
+        "backup", "cluster_name", "drained", "index", "latency", "max_requests", "metadata", "name", "observed_at", "origination",
+        "own_limit", "pool", "priority", "trial", "up", "weight", "witness", "zone",
     )  # fmt: skip
 
     def __init__(
-        self, cluster_name: str, facts: EndpointFacts, pool: Pool, segment: Segment | None = None, board: Board | None = None
+        self,
+        cluster_name: str,
+        facts: EndpointFacts,
+        pool: Pool,
+        segment: Segment | None = None,
+        board: Board | None = None,
+        tell: Tell | None = None,
     ) -> None:
         self.cluster_name = cluster_name
         self.address = facts.address
@@ -75,8 +94,13 @@ class Endpoint:
         self._inflight = 0
         self.admission: Admission | None = None  # the cluster's, if anything there is limited
         self.index = facts.index
+        self.trial = 0
+        self.witness = Witness(facts.address, tell)
         self.settle(facts)
         self._cells: dict[str, int] = {}  # outcome -> cell; registered when first counted
+        self._failed: dict[str, int] = {}  # kind -> cell
+        self._timed = -1  # the cell of the seconds that answers took; -1: nobody asks
+        self._answers = -1  # and of their number
         self._opened = -1
         self._reused = -1
 
@@ -94,12 +118,36 @@ class Endpoint:
         self.priority = facts.priority
         self.zone = facts.zone
         self.metadata = frozenset(facts.metadata)
-        self.max_requests = facts.max_requests
+        self.own_limit = facts.max_requests
+        self.try_out(facts.trial)
         if facts.index != self.index:
             if self._segment is not None and self._inflight:  # what is in flight will be taken off its new place
                 self._segment.add_inflight(self.index, -self._inflight)
                 self._segment.add_inflight(facts.index, self._inflight)
             self.index = facts.index
+
+    def try_out(self, trial: int) -> None:
+        """On trial from now on (again, if it was), or no more."""
+        if trial != self.trial:
+            self.trial = trial
+            if trial:
+                self.witness.begin_trial(self._inflight)
+            else:
+                self.witness.end_trial()
+        self.limit(bool(trial))
+
+    def limit(self, to_trial: bool) -> None:
+        """Whether being on trial limits it: where nobody else is left it must not."""
+        self.max_requests = self.own_limit
+        if to_trial and self.trial:
+            self.max_requests = min(self.own_limit or self.trial, self.trial)
+
+    def obey(self, policy: OutlierPolicy) -> None:
+        """What is to be noticed of it."""
+        self.witness.obey(policy)
+        self._timed = -1
+        if policy.enabled and policy.latency and self._segment is not None:
+            self._timed, self._answers = self._series(metrics.ENDPOINT_SECONDS.number), self._series(metrics.ENDPOINT_ANSWERS.number)
 
     def replace_pool(self, pool: Pool) -> None:
         """Connections are made in another way from now on; those there are finish what they have begun."""
@@ -139,25 +187,56 @@ class Endpoint:
     def is_full(self) -> bool:
         return self.max_requests > 0 and self.load() >= self.max_requests
 
-    def observe(self, seconds: float, now: float) -> None:
-        """The head of a response came after so long."""
+    # How attempts went
+
+    def observe(self, seconds: float, now: float, status: int = 0) -> None:
+        """The head of an answer came after so long, with this status; 0 where there is none, as when a TCP connection was made."""
         if seconds < self.latency:
             share = exp((self.observed_at - now) / FADING)
             self.latency = self.latency * share + seconds * (1.0 - share)
         else:
             self.latency = seconds
         self.observed_at = now
+        if self._timed >= 0:
+            self._time(seconds)
+        if status >= 500 or self.witness.is_alert:
+            self._judge(status)
 
-    # Counts
-
-    def attempted(self, outcome: str) -> None:
-        """An attempt has ended: "ok", or the reason of its failure."""
+    def attempted(self, outcome: str, is_excused: bool = False) -> None:
+        """An attempt has ended: "ok", or the reason of its failure, which tells against the endpoint unless it is excused."""
+        if outcome not in HARMLESS and not is_excused:
+            self._count_failure(GATEWAY)
+            self.witness.failed(GATEWAY, outcome)
         if self._segment is not None:
             cell = self._cells.get(outcome)
             if cell is None:
                 cell = self._segment.series(metrics.ATTEMPTS.number, (self.cluster_name, self.address, outcome), 1)
                 self._cells[outcome] = cell
             self._segment.add(cell, 1)
+
+    def _judge(self, status: int) -> None:
+        """An answer that matters: a bad one, or any in the middle of a run or a trial."""
+        if status < 500:
+            self.witness.succeeded()
+            return
+        kind = GATEWAY if status in GATEWAY_STATUSES else ERROR
+        self._count_failure(kind)
+        self.witness.failed(kind, f"status {status}")
+
+    def _count_failure(self, kind: str) -> None:
+        if self._segment is not None:
+            cell = self._failed.get(kind)
+            if cell is None:
+                cell = self._segment.series(metrics.ENDPOINT_FAILURES.number, (self.cluster_name, self.address, kind), 1)
+                self._failed[kind] = cell
+            self._segment.add(cell, 1)
+
+    def _time(self, seconds: float) -> None:
+        assert self._segment is not None
+        self._segment.add(self._timed, int(seconds * 1_000_000))
+        self._segment.add(self._answers, 1)
+
+    # Counts
 
     def opened(self) -> None:
         """A connection was made."""

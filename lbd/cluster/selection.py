@@ -179,6 +179,9 @@ class Selection:
         self.is_panicking = any(level.is_panicking for level in levels)
         self._usable = frozenset([endpoint for part in parts for endpoint in part.usable])
         self._only = next(iter(self._usable)) if len(self._usable) == 1 else None
+        if all(endpoint.trial for endpoint in self._usable):  # nobody else is left to take what they may not
+            for endpoint in self._usable:
+                endpoint.limit(False)
         is_hash = policy.balance in HASHES
         self._skips = is_hash and len(self._usable) < len(members)
         built: list[tuple[list[tuple[Endpoint, int, str]], Selector]] = []

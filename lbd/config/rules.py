@@ -13,6 +13,7 @@ from lbd.cluster.shared import Http2UpstreamPolicy
 from lbd.config.addresses import Address, parse_bind, parse_endpoint
 from lbd.config.health_rules import check_health
 from lbd.config.limit_rules import check_limits
+from lbd.config.outlier_rules import check_outlier
 from lbd.config.queue_rules import check_queue
 from lbd.config.selection_rules import check_spread
 from lbd.config.shadows import check_reach
@@ -196,6 +197,7 @@ def check_cluster(cluster: ClusterPolicy, report: Report) -> None:
     check_upstream_tls(cluster, path, report)
     check_health(cluster, path, report)
     check_queue(cluster, path, report)
+    check_outlier(cluster, path, report)
 
 
 def check_endpoints(cluster: ClusterPolicy, path: KeyPath, report: Report) -> None:

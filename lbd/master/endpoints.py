@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     Healths = Callable[[str], Callable[[str], bool]]  # cluster -> address -> is it up?
     Standings = Callable[[str], Callable[[ResolvedEndpoint], tuple[bool, int]]]  # cluster -> endpoint -> is it drained? its weight now
+    Trials = Callable[[str, str], int]  # cluster, address -> how many requests at once it may have on trial
 
 __all__ = ["EndpointBook", "Key", "Places"]
 
@@ -67,15 +68,22 @@ class Places:
 
 
 class EndpointBook:
-    """Every cluster's endpoints, as resolved; `healths` is what is known of their health, `standings` what operators want of them."""
+    """Every cluster's endpoints, as resolved; `healths` is what is known of their health, `standings` what operators want of them, `trials`
+    what is known of their ejections."""
 
     def __init__(
-        self, found: Mapping[str, Sequence[ResolvedEndpoint]], places: Places, healths: Healths, standings: Standings | None = None
+        self,
+        found: Mapping[str, Sequence[ResolvedEndpoint]],
+        places: Places,
+        healths: Healths,
+        standings: Standings | None = None,
+        trials: Trials = lambda _cluster, _address: 0,
     ) -> None:
         self._found = {cluster: tuple(endpoints) for cluster, endpoints in found.items()}
         self._places = places
         self._healths = healths
         self._standings = standings or (lambda _cluster: lambda endpoint: (False, endpoint.weight))
+        self._trials = trials
 
     def replace(self, cluster: str, endpoints: Iterable[ResolvedEndpoint]) -> bool:
         """A name resolves to other addresses; False for a cluster that is not in the book."""
@@ -100,6 +108,7 @@ class EndpointBook:
                 priority=endpoint.priority,
                 zone=endpoint.zone,
                 metadata=endpoint.metadata,
+                trial=self._trials(cluster, endpoint.address),
             )
             for endpoint, (drained, weight) in ((endpoint, standing(endpoint)) for endpoint in self._found[cluster])
         )

@@ -157,6 +157,7 @@ async def _start(master: Master, nursery: trio.Nursery, view: MasterView, wishes
         await nursery.start(supervisor.run)
         nursery.start_soon(master.resolver.run)
         nursery.start_soon(master.prober.run)
+        nursery.start_soon(master.ejections.run)
         nursery.start_soon(master.panics.run)
         nursery.start_soon(master.control.run)
         nursery.start_soon(master.vault.run)

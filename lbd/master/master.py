@@ -19,13 +19,16 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from lbd.cluster.select import HASHES
 from lbd.cluster.tiers import SpreadPolicy
 from lbd.config.schema import load_config
 from lbd.core.board import Board
+from lbd.core.clock import wall_clock
 from lbd.discovery.resolve import Resolver
 from lbd.errors import ConfigErrors, EnvironmentFault
 from lbd.master.control import Control, named
 from lbd.master.doors import Doors
+from lbd.master.ejections import Ejections
 from lbd.master.endpoints import EndpointBook, Places
 from lbd.master.faults import Faults
 from lbd.master.inherited import Inherited
@@ -38,6 +41,7 @@ from lbd.master.probes import Prober
 from lbd.master.process import launch_worker, worker_environment
 from lbd.master.reload import ReloadReport, compare
 from lbd.master.sockets import Change, Sockets, wanted_binds
+from lbd.master.standings import Standings
 from lbd.master.state_directory import StateDirectory
 from lbd.master.states import MASTER_MOVES, MasterState, State
 from lbd.master.supervisor import Supervisor
@@ -92,6 +96,8 @@ class Master:
         self.prober = Prober(
             self._flipped, secured=ProbeTls(self.cluster_vault.material, lambda cluster, address: self.book.name_of(cluster, address))
         )
+        self.ejections = Ejections(self._tell_health, self._may_serve, self.board.totals, wall_clock)
+        self.standings = Standings(self.prober, self.ejections)
         self.panics = Panics(self._standing)
         self.supervisor: Supervisor | None = None
         self.control = Control(self.state_directory, self._retell)
@@ -116,7 +122,7 @@ class Master:
                 self.sockets.discard(plan.change)
         self._faults.raise_all()
         launch = partial(launch_worker, worker_environment(self._environ))
-        self.supervisor = Supervisor(self.slots, launch, self._hello, plan)
+        self.supervisor = Supervisor(self.slots, launch, self._hello, plan, self.ejections.hear)
         self._settle(plan)
         return self.supervisor
 
@@ -144,15 +150,15 @@ class Master:
         assert change is not None
         # An endpoint that is checked for the first time starts as its policy says; the prober hears of it when it is in force.
         checks = {cluster.name: cluster.health.initial for cluster in config.clusters if cluster.health}
-        book = EndpointBook(found, self.places, partial(self._healths, checks), self.control.standings)
+        book = EndpointBook(found, self.places, partial(self._healths, checks), self.control.standings, self.ejections.trial)
         return Plan(generation, config, change, book, materials, cluster_materials)
 
     def _healths(self, checks: dict[str, str], cluster: str) -> Callable[[str], bool]:
         """`checks`: cluster -> what its endpoints are before the first result. Without a check there is no verdict either."""
         if cluster not in checks:
-            return lambda _address: True
+            return lambda address: not self.ejections.is_ejected(cluster, address)
         known = {address: state["up"] for address, state in self.prober.snapshot(cluster).items()}
-        return lambda address: known.get(address, checks[cluster] == "up")
+        return lambda address: known.get(address, checks[cluster] == "up") and not self.ejections.is_ejected(cluster, address)
 
     def _hello(self, slot: int) -> tuple[Hello, list[int]]:
         hello = Hello(slot, self.slots, self.identity.uid, self.identity.gid, self.logs.has_access, self.identity.groups)
@@ -183,8 +189,20 @@ class Master:
             self.supervisor.broadcast(Endpoints(cluster, self.book.of(cluster)))
 
     def _flipped(self, cluster: str, address: str, is_up: bool, reason: str) -> None:
+        if is_up:
+            self.ejections.risen(cluster, address)
+        self._tell_health(cluster, [address])
+
+    def _may_serve(self, cluster: str, address: str) -> bool:
+        """But for an ejection."""
+        drained = {state.address for state in self.book.of(cluster) if state.drained}
+        return self.prober.is_up(cluster, address) and address not in drained
+
+    def _tell_health(self, cluster: str, addresses: list[str]) -> None:
         if self.supervisor is not None:
-            self.supervisor.broadcast(Health(cluster, {address: is_up}))
+            ups = {address: self.standings.is_up(cluster, address) for address in addresses}
+            trials = {address: trial for address in addresses if (trial := self.ejections.trial(cluster, address))}
+            self.supervisor.broadcast(Health(cluster, ups, trials))
             self.panics.look_at([cluster])
 
     def _renewed(self, listener: str, material: TlsMaterial) -> None:
@@ -202,7 +220,11 @@ class Master:
 
     def _watch(self, book: EndpointBook) -> None:
         policies = {cluster.name: cluster.check() for cluster in self.config.clusters}
-        self.prober.update({cluster: (policies[cluster], addresses) for cluster, addresses in book.addresses().items()})
+        addresses = book.addresses()
+        self.prober.update({cluster: (policies[cluster], known) for cluster, known in addresses.items()})
+        self.ejections.update(
+            {each.name: (each.outlier, each.balance not in HASHES, addresses.get(each.name, ())) for each in self.config.clusters}
+        )
 
     def _deliver_waiting(self) -> None:
         waiting, self._waiting = self._waiting, {}

@@ -25,7 +25,7 @@ import trio
 
 from lbd.cluster.health import HealthState
 from lbd.master.probe import Outcome, Probe
-from lbd.metrics import ENDPOINT_UP, HEALTH_CHECKS, HEALTH_FLIPS
+from lbd.metrics import HEALTH_CHECKS, HEALTH_FLIPS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -125,6 +125,16 @@ class Prober:
         check = self._clusters.get(cluster, {}).get(address)
         return check is None or check.state.up
 
+    def why(self, cluster: str, address: str) -> str:
+        """Why it is down, in a sentence; "" when it is not."""
+        check = self._clusters.get(cluster, {}).get(address)
+        if check is None or check.state.up:
+            return ""
+        if check.last is None:
+            return "health check: it has not been made yet"
+        failures = f"{check.state.failures} failures in a row, the last" if check.state.failures > 1 else "the last failure"
+        return f"health check: {failures}: {check.state.reason or 'not known'}"
+
     def snapshot(self, cluster: str) -> dict[str, dict[str, Any]]:
         """For the admin API: address -> what is known."""
         now = trio.current_time()
@@ -132,9 +142,6 @@ class Prober:
 
     def metrics(self) -> Iterable[tuple[str, dict[str, str], float]]:
         """For /metrics."""
-        for cluster, known in self._clusters.items():
-            for address, check in known.items():
-                yield ENDPOINT_UP.name, {"cluster": cluster, "endpoint": address}, float(check is None or check.state.up)
         for (cluster, address, result), count in self._counts.items():
             yield HEALTH_CHECKS.name, {"cluster": cluster, "endpoint": address, "result": result}, float(count)
         for (cluster, address, to), count in self._flips.items():

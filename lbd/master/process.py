@@ -15,7 +15,7 @@ import trio
 
 import lbd
 from lbd.worker.control import ControlChannel
-from lbd.worker.messages import Applied, Drained, Pong
+from lbd.worker.messages import Applied, Drained, Pong, Suspect
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["Channel", "WorkerProcess", "describe_exit", "launch_worker", "worker_environment"]
 
 # What a worker may say; its master builds nothing else out of what a worker sends (worker/control.py).
-ANSWERS = (Applied, Drained, Pong)
+ANSWERS = (Applied, Drained, Pong, Suspect)
 
 KEPT = ("PATH", "HOME", "LANG", "LANGUAGE", "TZ", "LBD_PURE", "LD_LIBRARY_PATH", "LD_PRELOAD", "GLIBC_TUNABLES")
 KEPT_PREFIXES = ("LC_", "PYTHON", "MALLOC_")

@@ -19,7 +19,7 @@ import trio
 from lbd.master.process import describe_exit
 from lbd.master.states import WORKER_MOVES, State, WorkerState
 from lbd.worker.control import ControlError
-from lbd.worker.messages import Applied, Configure, Drain, Drained, Ping, Pong
+from lbd.worker.messages import Applied, Configure, Drain, Drained, Ping, Pong, Suspect
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -62,6 +62,7 @@ class Slot:
         launch: Callable[[], Awaitable[WorkerProcess]],
         greet: Callable[[Slot], None],
         on_move: Callable[[], None],
+        on_suspect: Callable[[Suspect], None] = lambda _finding: None,
     ) -> None:
         self.number = number
         self.state = State(WorkerState.WAITING, WORKER_MOVES)
@@ -75,6 +76,7 @@ class Slot:
         self._launch = launch
         self._greet = greet
         self._on_move = on_move
+        self._on_suspect = on_suspect
         self._process: WorkerProcess | None = None
         self._outbox: deque[tuple[object, list[int]]] = deque()
         self._posted = trio.Event()
@@ -214,6 +216,8 @@ class Slot:
                 self._applied(generation, error)
             case Drained(cut) if isinstance(cut, int):
                 self.cut = cut
+            case Suspect(str(), str(), str(), str()):
+                self._on_suspect(message)
             case _:
                 raise ControlError(f"{message!r} is no answer")
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from lbd.master.plan import Plan
     from lbd.master.process import WorkerProcess
-    from lbd.worker.messages import Hello
+    from lbd.worker.messages import Hello, Suspect
 
 __all__ = ["BOOT_TRIES", "GRACE", "Supervisor"]
 
@@ -35,12 +35,17 @@ log = logging.getLogger("lbd.master")
 
 
 class Supervisor:
-    """`launch` starts a process; `hello(slot)` is what each must hear first, with its descriptors."""
+    """`launch` starts a process; `hello(slot)` is what each must hear first, with its descriptors; `on_suspect` hears what they notice."""
 
     def __init__(
-        self, count: int, launch: Callable[[], Awaitable[WorkerProcess]], hello: Callable[[int], tuple[Hello, list[int]]], plan: Plan
+        self,
+        count: int,
+        launch: Callable[[], Awaitable[WorkerProcess]],
+        hello: Callable[[int], tuple[Hello, list[int]]],
+        plan: Plan,
+        on_suspect: Callable[[Suspect], None] = lambda _finding: None,
     ) -> None:
-        self.slots = [Slot(number, launch, self._greet, self._announce) for number in range(count)]
+        self.slots = [Slot(number, launch, self._greet, self._announce, on_suspect) for number in range(count)]
         self.plan = plan  # in force
         self.restarts = 0
         self._hello = hello

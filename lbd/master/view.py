@@ -89,7 +89,10 @@ class MasterView:
                     "backup": state.backup,
                     "max_requests": state.max_requests,
                     "inflight": master.board.inflight(state.index),
-                    **health.get(state.address, {"up": state.up, "checked": False}),
+                    **health.get(state.address, {"checked": False}),
+                    "up": state.up,
+                    "state": master.standings.state(cluster.name, state.address),
+                    "why": master.standings.why(cluster.name, state.address),
                 }
                 for endpoint, state in zip(found, states, strict=True)
             ],
@@ -148,6 +151,9 @@ class MasterView:
         yield metrics.STATE_FAILURES.name, {}, float(master.state_directory.failures)
         yield from master.control.metrics(self._named())
         yield from master.prober.metrics()
+        yield from master.ejections.metrics()
+        if master.supervisor:
+            yield from master.standings.metrics(master.book.states().items())
         yield from master.vault.metrics(master.cluster_vault)
         yield from master.resolver.metrics()
 

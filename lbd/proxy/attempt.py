@@ -143,7 +143,7 @@ class Attempting:
     def observe(self, head: ResponseHead) -> None:
         """The head has come: what it tells of the endpoint."""
         now = self.reactor.now
-        self.endpoint.observe(now - self._sent_at, now)
+        self.endpoint.observe(now - self._sent_at, now, head.status)
         self.target.upstream_duration.observe(now - self._sent_at)
 
     # Waiting

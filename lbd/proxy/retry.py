@@ -22,10 +22,13 @@ from lbd.errors import Retry
 if TYPE_CHECKING:
     from lbd.errors import ProxyError
 
-__all__ = ["IDEMPOTENT", "Next", "decide"]
+__all__ = ["IDEMPOTENT", "LOST_RACES", "Next", "decide"]
 
 # RFC 9110 9.2.2: PUT and DELETE too.
 IDEMPOTENT = frozenset([b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"])
+
+# A connection that was closed as we used it again: nothing to hold against the endpoint.
+LOST_RACES = frozenset([Retry.REUSED_ONLY, Retry.UNSENT_HERE])
 
 
 class Next(Enum):

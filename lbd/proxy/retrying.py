@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from lbd.errors import ProxyError, Retry, Side
 from lbd.proxy.admission import may_wait, wait_for_room
 from lbd.proxy.dial import again
-from lbd.proxy.retry import IDEMPOTENT, Next, decide
+from lbd.proxy.retry import IDEMPOTENT, LOST_RACES, Next, decide
 
 if TYPE_CHECKING:
     from lbd.cluster.endpoint import Endpoint
@@ -38,7 +38,7 @@ def plan_another(exchange: Exchange, error: ProxyError) -> bool:
         failed = exchange.failed = FailedAttempts()
     endpoint = exchange.endpoint
     if error.side is Side.UPSTREAM:
-        endpoint.attempted(error.reason)
+        endpoint.attempted(error.reason, error.retry in LOST_RACES)
     failed.error = again(error)
     failed.counted += not (exchange.is_reused or error.retry is Retry.UNSENT_HERE)
     step = decide(

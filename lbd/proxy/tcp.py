@@ -175,7 +175,8 @@ class Session:
                 await self._carry()
                 self.endpoint.attempted("ok")
             except ProxyError as error:
-                self.endpoint.attempted(error.reason if error.side is Side.UPSTREAM else "ok")
+                # Once connected it was well; how a session ends is for those to know who speak in it.
+                self.endpoint.attempted(error.reason if error.side is Side.UPSTREAM else "ok", True)
                 raise
             finally:
                 self.endpoint.end()

@@ -28,6 +28,7 @@ __all__ = [
     "Ping",
     "Pong",
     "ReopenLogs",
+    "Suspect",
 ]
 
 
@@ -46,6 +47,7 @@ class EndpointState:
     priority: int = 0
     zone: str = ""
     metadata: tuple[tuple[str, str], ...] = ()
+    trial: int = 0  # back from an ejection, it may have so many requests at once; 0: as ever
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +100,21 @@ class Endpoints:
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """Endpoints of a cluster that have flipped: address -> up."""
+    """Endpoints of a cluster that have flipped: address -> up; `trials` has those of them that are on trial (EndpointState.trial)."""
 
     cluster: str
     states: dict[str, bool] = field(default_factory=dict)
+    trials: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Suspect:
+    """From a worker: what it has noticed of an endpoint. `kind` is one of cluster/witness.py's; `sentence` is for people."""
+
+    cluster: str
+    address: str
+    kind: str
+    sentence: str
 
 
 @dataclass(frozen=True, slots=True)

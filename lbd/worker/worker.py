@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import random
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
@@ -35,7 +36,7 @@ from lbd.routing.table import RoutingTable
 from lbd.worker.load import LoadWatch
 from lbd.worker.log import LineBuffer, LogPolicy, flush_lines, setup_logging
 from lbd.worker.log_file import LogFile
-from lbd.worker.messages import Drained
+from lbd.worker.messages import Drained, Suspect
 from lbd.worker.series import InUse
 
 if TYPE_CHECKING:
@@ -110,6 +111,7 @@ class Worker:
             for cluster in self._clusters.values():
                 idle = active = 0
                 for endpoint in cluster.endpoints:
+                    endpoint.witness.may_speak()
                     endpoint.pool.expire(self._reactor.clock())
                     idle += len(endpoint.pool)
                     active += endpoint.pool.active(self._segment.inflight(endpoint.index))
@@ -137,7 +139,7 @@ class Worker:
         made: list[Origination] = []
         originations = {policy.name: self._origination(policy, message.cluster_tls, made) for policy in message.clusters}
         fresh = {
-            policy.name: Cluster(policy, self._segment, self._board, self._random)
+            policy.name: Cluster(policy, self._segment, self._board, self._random, partial(self._suspect, policy.name))
             for policy in message.clusters
             if policy.name not in self._clusters
         }
@@ -324,7 +326,10 @@ class Worker:
         """Endpoints have flipped."""
         if cluster := self._clusters.get(message.cluster):
             for address, is_up in message.states.items():
-                cluster.set_health(address, is_up)
+                cluster.set_health(address, is_up, message.trials.get(address, 0))
+
+    def _suspect(self, cluster: str, address: str, kind: str, sentence: str) -> None:
+        self._report(Suspect(cluster, address, kind, sentence))
 
     def reopen_logs(self, log_fd: int, access_fd: int) -> None:
         """After a rotation, or because there is to be an access log now, or none (-1)."""

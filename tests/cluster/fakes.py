@@ -32,6 +32,7 @@ class Facts:
     zone: str = ""
     metadata: tuple[tuple[str, str], ...] = ()
     drained: bool = False
+    trial: int = 0
 
 
 @dataclass(eq=False)

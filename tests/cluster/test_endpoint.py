@@ -8,6 +8,7 @@ import pytest
 
 from lbd import metrics
 from lbd.cluster.endpoint import Endpoint
+from lbd.cluster.outlier import OutlierPolicy
 from lbd.cluster.pool import Pool, PoolPolicy
 from lbd.core.board import Board
 from tests.cluster.fakes import Facts, make_endpoint
@@ -60,6 +61,7 @@ def test_series(board: Board) -> None:
     assert board.totals() == {
         (metrics.ATTEMPTS.number, ("web", "10.0.0.1:80", "ok")): [2],
         (metrics.ATTEMPTS.number, ("web", "10.0.0.1:80", "connect_refused")): [1],
+        (metrics.ENDPOINT_FAILURES.number, ("web", "10.0.0.1:80", "gateway")): [1],
         (metrics.CONNECTIONS_OPENED.number, ("web", "10.0.0.1:80")): [1],
         (metrics.CONNECTIONS_REUSED.number, ("web", "10.0.0.1:80")): [2],
     }
@@ -80,3 +82,36 @@ def test_it_introduces_itself() -> None:
     assert repr(endpoint) == "<Endpoint 10.0.0.1:80 weight 3 up, 1 in flight>"
     assert endpoint.name == "10.0.0.1:80"
     assert make_endpoint("10.0.0.1:80", name="app:80").name == "app:80"
+
+
+def test_what_tells_against_it(board: Board) -> None:
+    told: list[tuple[str, str, str]] = []
+    endpoint = Endpoint("web", Facts("10.0.0.1:80"), Pool(PoolPolicy()), board.segment(0), board, lambda *words: told.append(words))
+    endpoint.obey(OutlierPolicy(failures=2, latency=3.0))
+    for outcome, is_excused in (("upstream_closed", True), ("upstream_refused", False), ("ok", False)):
+        endpoint.attempted(outcome, is_excused)
+    assert (told, failures(board)) == ([], {})
+    endpoint.observe(0.25, 1.0, 500)
+    endpoint.observe(0.25, 1.0, 503)
+    endpoint.observe(0.25, 1.0, 404)  # an answer like any other: a new run
+    endpoint.observe(0.25, 1.0, 503)
+    assert (told, failures(board)) == ([], {"error": 1, "gateway": 2})
+    endpoint.attempted("response_timeout")
+    assert told == [("10.0.0.1:80", "gateway", "2 failures in a row, the last: response_timeout")]
+    assert board.totals()[metrics.ENDPOINT_SECONDS.number, ("web", "10.0.0.1:80")] == [1_000_000]
+    assert board.totals()[metrics.ENDPOINT_ANSWERS.number, ("web", "10.0.0.1:80")] == [4]
+
+
+def failures(board: Board) -> dict[str, int]:
+    return {labels[2]: cells[0] for (number, labels), cells in board.totals().items() if number == metrics.ENDPOINT_FAILURES.number}
+
+
+@pytest.mark.parametrize(("own", "trial", "limit"), [(0, 3, 3), (10, 3, 3), (2, 3, 2), (2, 0, 2)])
+def test_a_trial_limits_it(own: int, trial: int, limit: int) -> None:
+    endpoint = make_endpoint("10.0.0.1:80")
+    endpoint.settle(Facts("10.0.0.1:80", max_requests=own, trial=trial))
+    assert endpoint.max_requests == limit
+    endpoint.limit(False)  # nobody else is left
+    assert endpoint.max_requests == own
+    endpoint.try_out(0)
+    assert (endpoint.trial, endpoint.max_requests) == (0, own)

@@ -13,6 +13,7 @@ import lbd.cli.demo
 from lbd.cluster.admission import LimitPolicy
 from lbd.cluster.cluster import BALANCES, ClusterPolicy, EndpointPolicy, RetryPolicy, TimeoutPolicy
 from lbd.cluster.health import HealthPolicy
+from lbd.cluster.outlier import OutlierPolicy
 from lbd.cluster.pool import PoolPolicy
 from lbd.cluster.queue import QueuePolicy
 from lbd.cluster.shared import Http2UpstreamPolicy
@@ -66,6 +67,7 @@ CHAPTERS: dict[str, type] = {
     "`[cluster.NAME.limits]`": LimitPolicy,
     "`[cluster.NAME.queue]`": QueuePolicy,
     "`[cluster.NAME.health]`": HealthPolicy,
+    "`[cluster.NAME.outlier]`": OutlierPolicy,
 }
 
 

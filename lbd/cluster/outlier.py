@@ -1,0 +1,189 @@
+"""Outliers: which endpoints are taken out for what requests met there, for how long, and how they come back.
+
+Each endpoint has a circuit of its own:
+
+    IN ──suspected──> EJECTED ──its time is over, or a health check has seen it rise──> TRIAL ──`probes` successes──> IN
+                         ^                                                                │
+                         └────────────────────────── one failure ─────────────────────────┘
+
+A worker that sees a run of failures suspects an endpoint (witness.py); so does the comparison of all of them every `interval` (tally.py).
+Who suspects does not decide: one judge, in the master, sees the whole cluster, and so never takes out more than `max_ejected` of it, and
+never the last endpoint that is up. Those on trial are up, with few requests at a time; a trial in which a request fails ends at once.
+
+Each ejection in a row is longer by `growth`, up to `ejection_max`; each `ejection` of time spent IN takes one off the count. So an
+endpoint that fails for an hour is tried every few minutes, and one that failed once last week is a first offender.
+
+Decided here on the times that are handed in, without a clock; master/ejections.py acts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from math import floor, inf
+from typing import TYPE_CHECKING, Annotated
+
+from lbd.policy import Count, Duration, Ratio
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
+__all__ = ["OutlierPolicy", "Outliers", "Stage", "Standing", "Verdict"]
+
+MOST_GROWTHS = 64  # so that the power of it stays a number
+
+
+@dataclass(frozen=True, slots=True)
+class OutlierPolicy:
+    """`[cluster.NAME.outlier]`: on without being written."""
+
+    enabled: bool = True
+    # In a row, as one worker sees them: no connection, a reset, a timeout, 502, 503, 504. One failure never ejects.
+    failures: Annotated[int, Count(0, 10_000, zero="not looked at")] = 5
+    # In a row, any status from 500 on. Off: a page that always fails, asked for in a loop, would take out one endpoint after the other.
+    errors: Annotated[int, Count(0, 10_000, zero="not looked at")] = 0
+    interval: Annotated[float, Duration(1.0)] = 10.0  # between two comparisons
+    # Standard deviations below the mean of all. Envoy's: with it one bad endpoint stands out among five, and among no fewer.
+    success_rate: Annotated[float, Ratio(0.0, 100.0)] = 1.9  # 0 is not looked at
+    latency: Annotated[float, Ratio(0.0, 10_000.0)] = 0.0  # times the median of all; 0 is not looked at: endpoints may be unlike by design
+    min_endpoints: Annotated[int, Count(2)] = 5  # that can be compared, or no comparison is made
+    min_requests: Annotated[int, Count(1)] = 100  # of an endpoint in an interval, for it to be compared
+    ejection: Annotated[float, Duration(0.1)] = 30.0  # the first time
+    ejection_max: Annotated[float, Duration(0.1)] = 300.0
+    growth: Annotated[float, Ratio(1.0, 10.0)] = 2.0  # from one ejection to the next
+    max_ejected: Annotated[float, Ratio(0.0, 1.0)] = 0.5  # of the endpoints, at a time; at least one of two or more, unless it is 0
+    probes: Annotated[int, Count(1, 1000)] = 3  # successes that end a trial, and requests at once during it
+
+
+class Stage(Enum):
+    """Of an endpoint's circuit: closed, open, half-open."""
+
+    IN = "in"
+    EJECTED = "ejected"
+    TRIAL = "half_open"
+
+
+class Verdict(Enum):
+    """What comes of a suspicion."""
+
+    EJECTED = "ejected"
+    NO_ROOM = "no_room"  # as many are out as may be
+    LAST = "last"  # no other one is up
+    NOTHING = "nothing"  # it is out already, or nobody's
+
+
+@dataclass(slots=True)
+class Standing:
+    """Of one endpoint. Times are those of the caller's clock."""
+
+    stage: Stage = Stage.IN
+    since: float = -inf  # in this stage
+    until: float = inf  # EJECTED: when its time is over
+    times: int = 0  # ejections that count
+    cause: str = ""  # of the latest one: a label
+    reason: str = ""  # and a sentence
+    proved: int = 0  # TRIAL: successes
+
+
+class Outliers:
+    """One cluster's circuits. Endpoints about which there is nothing to say have no standing."""
+
+    def __init__(self, policy: OutlierPolicy) -> None:
+        self.policy = policy
+        self._standings: dict[str, Standing] = {}
+        self.addresses: frozenset[str] = frozenset()
+
+    def of(self, address: str) -> Standing | None:
+        return self._standings.get(address)
+
+    def is_ejected(self, address: str) -> bool:
+        standing = self._standings.get(address)
+        return standing is not None and standing.stage is Stage.EJECTED
+
+    def trial(self, address: str) -> int:
+        """How many requests at once it may have, being on trial; 0: it is not."""
+        standing = self._standings.get(address)
+        return self.policy.probes if standing is not None and standing.stage is Stage.TRIAL else 0
+
+    def ejected(self) -> list[str]:
+        return [address for address, standing in self._standings.items() if standing.stage is Stage.EJECTED]
+
+    def allowed(self) -> int:
+        """How many may be out at a time."""
+        count = len(self.addresses)
+        if count < 2 or self.policy.max_ejected == 0.0:
+            return 0
+        return min(max(1, floor(self.policy.max_ejected * count)), count - 1)
+
+    # What changes it; each returns the addresses that it has moved, or what has become of one
+
+    def settle(self, policy: OutlierPolicy, addresses: Collection[str], now: float) -> list[str]:
+        """These are the endpoints and the policy now. Who stays keeps its standing, unless too many would be out."""
+        self.policy, self.addresses = policy, frozenset(addresses)
+        for gone in self._standings.keys() - self.addresses:
+            del self._standings[gone]
+        if not policy.enabled:
+            freed = [address for address, standing in self._standings.items() if standing.stage is not Stage.IN]
+            self._standings.clear()
+            return freed
+        out = sorted(self.ejected(), key=lambda address: self._standings[address].until)
+        surplus = out[: max(0, len(out) - self.allowed())]
+        for address in surplus:
+            self._try(self._standings[address], now)
+        return surplus
+
+    def suspect(self, address: str, cause: str, reason: str, now: float, is_up: Callable[[str], bool]) -> Verdict:
+        """Somebody has seen it fail. `is_up`: whether health checks hold an endpoint for up."""
+        standing = self._standings.get(address)
+        if not self.policy.enabled or address not in self.addresses or (standing is not None and standing.stage is Stage.EJECTED):
+            return Verdict.NOTHING
+        if len(self.ejected()) >= self.allowed():
+            return Verdict.NO_ROOM
+        if not any(other != address and is_up(other) and not self.is_ejected(other) for other in self.addresses):
+            return Verdict.LAST
+        if standing is None:
+            standing = self._standings[address] = Standing()
+        elif standing.stage is Stage.IN:
+            standing.times = max(0, standing.times - floor((now - standing.since) / self.policy.ejection))
+        standing.times += 1
+        standing.stage, standing.since, standing.until = Stage.EJECTED, now, now + self.duration(standing.times)
+        standing.cause, standing.reason = cause, reason
+        return Verdict.EJECTED
+
+    def duration(self, times: int) -> float:
+        """Of the so-manieth ejection."""
+        policy = self.policy
+        return min(max(policy.ejection, policy.ejection_max), policy.ejection * policy.growth ** min(times - 1, MOST_GROWTHS))
+
+    def release(self, now: float) -> list[str]:
+        """Those whose time is over come on trial."""
+        due = [address for address in self.ejected() if self._standings[address].until <= now]
+        for address in due:
+            self._try(self._standings[address], now)
+        return due
+
+    def risen(self, address: str, now: float) -> bool:
+        """A health check that held it for down has seen it come back: somebody has mended it, and it need not wait."""
+        standing = self._standings.get(address)
+        if standing is None or standing.stage is not Stage.EJECTED:
+            return False
+        self._try(standing, now)
+        return True
+
+    def prove(self, address: str, now: float) -> bool:
+        """A request has succeeded there; whether that has ended its trial."""
+        standing = self._standings.get(address)
+        if standing is None or standing.stage is not Stage.TRIAL:
+            return False
+        standing.proved += 1
+        if standing.proved < self.policy.probes:
+            return False
+        standing.stage, standing.since = Stage.IN, now
+        return True
+
+    def next_release(self) -> float:
+        """When release() has something to do; infinity: never."""
+        return min((standing.until for standing in self._standings.values() if standing.stage is Stage.EJECTED), default=inf)
+
+    def _try(self, standing: Standing, now: float) -> None:
+        standing.stage, standing.since, standing.until, standing.proved = Stage.TRIAL, now, inf, 0
