@@ -123,6 +123,11 @@ ENDPOINT_SECONDS = Metric(
 ENDPOINT_ANSWERS = Metric(
     37, "lbd_endpoint_answers_total", "counter", ("cluster", "endpoint"), "Answers of an endpoint, where outlier.latency is on."
 )
+WORKER_FIBERS = Metric(70, "lbd_worker_fibers", "gauge", ("worker",), "Fibers of a worker now: connections, streams, sockets that accept.")
+WORKER_TASKS = Metric(71, "lbd_worker_tasks", "gauge", ("worker",), "Tasks of trio in a worker now; the same number, but for moments.")
+
+# Of the master, as all from 100 on.
+WORKER_HANGS = Metric(72, "lbd_worker_hangs_total", "counter", (), "Workers killed because they gave no sign of life.")
 
 QUEUE_LENGTH = Metric(45, "lbd_queue_length", "gauge", ("cluster",), "Requests that wait now for an endpoint with room.")
 QUEUE_WAIT = Metric(

@@ -24,6 +24,9 @@ class DaemonPolicy:
     # Where what must outlive a restart is kept (master/state_directory.py); "" is what systemd's StateDirectory= gives, else nowhere.
     state_directory: str = ""
     zone: str = ""  # where this lbd is: clusters with endpoints in the same zone prefer these
+    # A worker that gives no sign of life for so long is replaced. A healthy one gives one every second; under a load that leaves it no time
+    # for one in ten it serves nobody either.
+    hang_timeout: Annotated[float, Duration(zero="never")] = 10.0
     # Between /readyz turning 503 and the listeners closing: the time a load balancer in front needs to notice.
     ready_delay: Annotated[float, Duration(zero="close at once")] = 0.0
     overload: OverloadPolicy = field(default_factory=OverloadPolicy)

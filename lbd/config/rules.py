@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from lbd.cluster.select import HASHES
 from lbd.cluster.shared import Http2UpstreamPolicy
 from lbd.config.addresses import Address, parse_bind, parse_endpoint
+from lbd.config.daemon_rules import check_daemon
 from lbd.config.health_rules import check_health
 from lbd.config.limit_rules import check_limits
 from lbd.config.outlier_rules import check_outlier
@@ -45,6 +46,7 @@ PATHS = ("path", "path_exact", "path_regex")
 def check(config: Config, report: Report) -> None:
     """Everything there is to check once all policies are filled."""
     check_user(config, report)
+    check_daemon(config.lbd, report)
     clusters = {cluster.name: cluster for cluster in config.clusters}
     for listener in config.listeners:
         check_listener(listener, clusters, report)

@@ -20,7 +20,7 @@ import os
 from mmap import PAGESIZE, mmap
 from typing import TYPE_CHECKING
 
-from lbd.core.records import GENERATION, LOST, MOST_WIDTH, Record, Records, RecordWriter, Series
+from lbd.core.records import BEATS, GENERATION, LOST, MOST_WIDTH, Record, Records, RecordWriter, Series
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -122,6 +122,10 @@ class Segment:
         """A configuration comes into force."""
         self._head[GENERATION] = generation
 
+    def beat(self) -> None:
+        """A sign of life."""
+        self._head[BEATS] += 1
+
     def retire(self, keep: Callable[[int, tuple[str, ...]], bool]) -> None:
         """Frees every series for which keep(number, labels) is false. Nobody may count in them any more.
 
@@ -139,6 +143,11 @@ class Segment:
     @property
     def generation(self) -> int:
         return int(self._head[GENERATION])
+
+    @property
+    def beats(self) -> int:
+        """Signs of life of all workers that this segment has had."""
+        return int(self._head[BEATS])
 
     @property
     def lost(self) -> int:

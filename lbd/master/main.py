@@ -10,6 +10,7 @@ Signals are only heard here and acted upon by the tasks that own the matter:
 
 from __future__ import annotations
 
+import faulthandler
 import logging
 import os
 import signal
@@ -49,6 +50,8 @@ log = logging.getLogger("lbd.master")
 def run_master(path: Path, config: Config) -> int:
     """Runs the daemon with the configuration that was read from `path`; returns its exit code."""
     name_process("lbd")
+    if sys.stderr is not None:
+        faulthandler.enable()  # of SIGABRT too, which is how systemd's watchdog ends us
     raise_file_limit()
     try:
         master = Master(path, config, os.environ)
@@ -160,6 +163,7 @@ async def _start(master: Master, nursery: trio.Nursery, view: MasterView, wishes
         nursery.start_soon(master.ejections.run)
         nursery.start_soon(master.panics.run)
         nursery.start_soon(master.control.run)
+        nursery.start_soon(master.vigil.run, supervisor)
         nursery.start_soon(master.vault.run)
         nursery.start_soon(master.cluster_vault.run)
         if master.handover.is_upgrade:

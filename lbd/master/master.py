@@ -28,6 +28,7 @@ from lbd.discovery.resolve import Resolver
 from lbd.errors import ConfigErrors, EnvironmentFault
 from lbd.master.control import Control, named
 from lbd.master.doors import Doors
+from lbd.master.dumps import Dumps
 from lbd.master.ejections import Ejections
 from lbd.master.endpoints import EndpointBook, Places
 from lbd.master.faults import Faults
@@ -47,6 +48,7 @@ from lbd.master.states import MASTER_MOVES, MasterState, State
 from lbd.master.supervisor import Supervisor
 from lbd.master.upgrade import STATE_LOCK, Handover, start_successor
 from lbd.master.vault import CLUSTERS, Vault
+from lbd.master.vigil import Vigil
 from lbd.worker.log import LineBuffer, LogPolicy, setup_logging
 from lbd.worker.log_file import LogFile
 from lbd.worker.messages import Certificates, ClusterCertificates, Endpoints, EndpointState, Health, Hello, ReopenLogs
@@ -99,6 +101,8 @@ class Master:
         self.ejections = Ejections(self._tell_health, self._may_serve, self.board.totals, wall_clock)
         self.standings = Standings(self.prober, self.ejections)
         self.panics = Panics(self._standing)
+        self._dumps = Dumps(self.slots)
+        self.vigil = Vigil(lambda slot: self.board.segment(slot).beats, lambda: self.config.lbd.hang_timeout, self._dumps.ask)
         self.supervisor: Supervisor | None = None
         self.control = Control(self.state_directory, self._retell)
         self.doors = Doors()
@@ -162,7 +166,7 @@ class Master:
 
     def _hello(self, slot: int) -> tuple[Hello, list[int]]:
         hello = Hello(slot, self.slots, self.identity.uid, self.identity.gid, self.logs.has_access, self.identity.groups)
-        return hello, [self.board.fd, *self.logs.fds]
+        return hello, [self.board.fd, self._dumps.fd(slot), *self.logs.fds]
 
     # What changes by itself
 
@@ -380,4 +384,5 @@ class Master:
         self.doors.close(keep_files=self.successor != 0)
         self.state_directory.close()
         self.logs.close()
+        self._dumps.close()
         self.board.close()

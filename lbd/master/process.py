@@ -51,8 +51,11 @@ class WorkerProcess(Protocol):
     async def wait(self) -> int:
         """Its exit code, or the negative number of the signal that killed it."""
 
+    def signal(self, number: int) -> None:
+        """Does nothing to one that has ended."""
+
     def kill(self) -> None:
-        """At once; does nothing to one that has ended."""
+        """At once; likewise."""
 
 
 class _Process:
@@ -63,6 +66,9 @@ class _Process:
 
     async def wait(self) -> int:
         return await self._process.wait()
+
+    def signal(self, number: int) -> None:
+        self._process.send_signal(number)
 
     def kill(self) -> None:
         self._process.kill()

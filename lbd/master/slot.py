@@ -97,6 +97,11 @@ class Slot:
         return self.missed >= SILENCE_LIMIT
 
     @property
+    def is_applying(self) -> bool:
+        """It has been told of a configuration and has not answered yet."""
+        return bool(self._outcomes)
+
+    @property
     def expected_binds(self) -> frozenset[str]:
         """What it will have when it has obeyed everything that is posted."""
         return self._outcomes[-1].binds if self._outcomes else self.binds
@@ -124,9 +129,18 @@ class Slot:
         self._move(WorkerState.DRAINING)
         self.post(Drain(timeout))
 
+    def signal(self, number: int) -> None:
+        if self._process is not None:
+            self._process.signal(number)
+
     def kill(self) -> None:
         if self._process is not None:
             self._process.kill()
+
+    def end(self, reason: str) -> None:
+        """Kills it; the reason is told with its death."""
+        self.reason = reason
+        self.kill()
 
     def rest(self) -> None:
         """The dead one is mourned; there will be another."""
@@ -231,8 +245,7 @@ class Slot:
                 self._move(WorkerState.SERVING)
                 self._served_since = self.since
         elif self.state.now is WorkerState.STARTING:
-            self.reason = f"it cannot apply the configuration: {error}"
-            self.kill()
+            self.end(f"it cannot apply the configuration: {error}")
         outcome.settle(f"worker {self.number}: {error}" if error else "")
 
     async def _ask(self) -> None:
@@ -246,8 +259,7 @@ class Slot:
             await trio.sleep(PING_INTERVAL)
             if self.is_silent:
                 log.error("worker %d (pid %d) has not answered for %d s; killing it", self.number, self.pid, SILENCE_LIMIT * PING_INTERVAL)
-                self.reason = "it did not answer"
-                self.kill()
+                self.end("it did not answer")
 
 
 def _close(fds: Sequence[int]) -> None:

@@ -145,6 +145,7 @@ class MasterView:
         for result, count in master.reloads.items():
             yield metrics.RELOADS.name, {"result": result}, float(count)
         yield metrics.WORKER_RESTARTS.name, {}, float(master.supervisor.restarts if master.supervisor else 0)
+        yield metrics.WORKER_HANGS.name, {}, float(master.vigil.hangs)
         for (cluster, address), place in master.places.items():
             if address:
                 yield metrics.ENDPOINT_INFLIGHT.name, {"cluster": cluster, "endpoint": address}, float(master.board.inflight(place))

@@ -24,6 +24,7 @@ import trio
 
 from lbd.core.board import Board
 from lbd.worker.control import ControlChannel
+from lbd.worker.dump import answer_dumps
 from lbd.worker.messages import (
     Applied,
     Certificates,
@@ -112,7 +113,7 @@ async def _run(fd: int) -> None:
 
 
 async def _work(channel: ControlChannel, hello: Hello, fds: list[int]) -> None:
-    board_fd, log_fd, access_fd = fds if hello.has_access_log else (*fds, -1)
+    board_fd, dump_fd, log_fd, access_fd = fds if hello.has_access_log else (*fds, -1)
     name_process(f"lbd-worker-{hello.slot}")
     faulthandler.enable()  # to standard error: the log may be reopened, and its old number be a connection's by the time of a crash
     if hello.uid >= 0 or hello.gid >= 0:
@@ -120,6 +121,7 @@ async def _work(channel: ControlChannel, hello: Hello, fds: list[int]) -> None:
     forbid_new_privileges()
     report, reports = trio.open_memory_channel[object](math.inf)
     worker = Worker(hello, Board(board_fd), log_fd, access_fd, report.send_nowait)
+    answer_dumps(dump_fd, worker.fibers)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_forward, channel, reports)
         await _converse(channel, worker, report.send_nowait)

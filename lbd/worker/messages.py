@@ -52,7 +52,7 @@ class EndpointState:
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """First message. Descriptors: the board, the log, and the access log unless it is off."""
+    """First message. Descriptors: the board, a file for dumps, the log, and the access log unless it is off."""
 
     slot: int
     slots: int

@@ -23,20 +23,20 @@ from lbd.core.stream import Acceptor
 from lbd.proxy.accept import accept_all, serve_acceptor
 from lbd.proxy.access import AccessLog
 from lbd.proxy.forwarding import Forwarding
-from lbd.proxy.http1 import DRAIN_GRACE, KEEPALIVE
 from lbd.proxy.listening import Listener
 from lbd.proxy.origination import Origination
-from lbd.proxy.reasons import failure
 from lbd.proxy.room import room_of_process
 from lbd.proxy.shedding import Shedding
 from lbd.proxy.target import Histogram
 from lbd.proxy.tls import Termination
 from lbd.routing.route import RedirectPolicy, RoutePolicy
 from lbd.routing.table import RoutingTable
+from lbd.worker.leaving import cut_short, hurry, wait_empty
 from lbd.worker.load import LoadWatch
 from lbd.worker.log import LineBuffer, LogPolicy, flush_lines, setup_logging
 from lbd.worker.log_file import LogFile
 from lbd.worker.messages import Drained, Suspect
+from lbd.worker.pulse import Pulse
 from lbd.worker.series import InUse
 
 if TYPE_CHECKING:
@@ -52,7 +52,6 @@ if TYPE_CHECKING:
 __all__ = ["Worker"]
 
 SWEEP = 1.0  # seconds between two looks at idle upstream connections and gauges
-POLL = 0.05  # seconds between two looks at what is left to drain
 
 log = logging.getLogger("lbd.worker")
 
@@ -68,6 +67,7 @@ class Worker:
         self._segment.clear_tables()  # whoever was killed in this slot has left its counts
         self._segment.reset_gauges(metrics.GAUGES_OF_WORKERS)
         self._reactor = Reactor(on_fault=self._faulted, on_turn=Histogram(self._segment, metrics.LOOP_LAG, ()).observe)
+        self._pulse = Pulse(self._reactor, self._segment, hello.slot)
         self._random = random.Random()
         self._clusters: dict[str, Cluster] = {}
         self._listeners: dict[str, Listener] = {}
@@ -86,6 +86,9 @@ class Worker:
         self._draining = trio.Event()
         self._nursery: trio.Nursery | None = None
         setup_logging(self._log_policy, self._log_lines.append, process=f"worker-{hello.slot}")
+
+    def fibers(self) -> list[Fiber]:
+        return list(self._reactor.fibers)
 
     # A worker's life
 
@@ -106,6 +109,7 @@ class Worker:
         """Closes upstream connections that have been idle for too long, and keeps gauges."""
         while True:
             await trio.sleep(SWEEP)
+            self._pulse.beat()
             self._collector.tidy(len(self._reactor.fibers))
             self._load.look()
             for cluster in self._clusters.values():
@@ -304,8 +308,8 @@ class Worker:
         self._nursery.start_soon(self._see_off, listener, timeout)
 
     async def _see_off(self, listener: Listener, timeout: float) -> None:
-        await self._wait_empty([listener], timeout)
-        await self._cut_short([listener])
+        await wait_empty([listener], timeout)
+        await cut_short([listener], self._reactor)
         self._leaving.remove(listener)
 
     def update_endpoints(self, message: Endpoints) -> None:
@@ -359,41 +363,10 @@ class Worker:
     async def _finish(self) -> None:
         assert self._drain is not None
         listeners = [*self._listeners.values(), *self._leaving]
-        await self._wait_empty(listeners, self._drain.timeout)
-        self._report(Drained(await self._cut_short(listeners)))
-
-    async def _cut_short(self, listeners: list[Listener]) -> int:
-        """Ends what is left, with a line in the access log for each exchange; how many connections there were."""
-        left = sum(len(listener.fibers) for listener in listeners)
-        if left:
-            self._reactor.spawn(end_connections(listeners), "drain")
-            await self._wait_empty(listeners, 1.0)
-        return left
-
-    async def _wait_empty(self, listeners: list[Listener], timeout: float) -> None:
-        with trio.move_on_after(timeout):
-            while any(listener.fibers for listener in listeners):  # noqa: ASYNC110 - only while something drains
-                await trio.sleep(POLL)
+        await wait_empty(listeners, self._drain.timeout)
+        self._report(Drained(await cut_short(listeners, self._reactor)))
 
 
 def routing_of(policy: ListenerPolicy) -> tuple[object, ...]:
     """What a routing table is made from."""
     return policy.routes, policy.cluster, policy.redirect_to_https
-
-
-async def hurry(listener: Listener, reactor: Reactor) -> None:
-    """Connections between requests get a moment more: a request may be on its way. A fiber, so that the reactor sees the deadlines."""
-    for fiber in listener.idle:
-        fiber.arm(DRAIN_GRACE, KEEPALIVE)
-    for fiber in listener.fibers:
-        reactor.wake(fiber)  # what carries many requests looks up, and says that it will take no more
-
-
-async def end_connections(listeners: list[Listener]) -> None:
-    """A fiber, so that the reactor sees it."""
-    for listener in listeners:
-        for fiber in list(listener.fibers):
-            if fiber in listener.idle:
-                fiber.cancel()
-            else:
-                fiber.interrupt(failure("drain_timeout"))

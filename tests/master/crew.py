@@ -37,6 +37,7 @@ class FakeWorker:
         self.work = 0.0  # seconds from Drain to the end
         self.cut = 0
         self.code: int | None = None
+        self.signals: list[int] = []
         self.born = trio.current_time()
         self._said, self._answers = trio.open_memory_channel[object](math.inf)
         self._ended = trio.Event()
@@ -94,6 +95,9 @@ class FakeWorker:
         await self._ended.wait()
         assert self.code is not None
         return self.code
+
+    def signal(self, number: int) -> None:
+        self.signals.append(number)
 
     def kill(self) -> None:
         self.exit(-9)

@@ -374,7 +374,7 @@ async def test_a_drain_waits_for_what_runs(tmp_path: Path) -> None:
 
 async def test_a_drain_closes_who_is_idle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a moment, in which a request may still come."""
-    monkeypatch.setattr("lbd.worker.worker.DRAIN_GRACE", 0.05)
+    monkeypatch.setattr("lbd.worker.leaving.DRAIN_GRACE", 0.05)
     async with Rig(tmp_path) as rig:
         web = rig.listen()
         rig.apply([web.listener("web", answering("route", ""))])
