@@ -2,7 +2,7 @@
 
     GET  /metrics            Prometheus text, or OpenMetrics where Accept asks for it
     GET  /healthz            the process lives
-    GET  /readyz             a new connection would be served; 503 with the reason while starting and draining
+    GET  /readyz             a new connection would be served; 503 with the reason while starting, draining, and where workers die
     GET  /api/v1/status      the daemon and its workers
     GET  /api/v1/clusters    endpoints and their health
     GET  /api/v1/overlays    what operators have changed at run time
@@ -98,9 +98,9 @@ class Pages:
         return Answer(200, TEXT, b"ok\n")
 
     async def _readyz(self, _: Request) -> Answer:
-        if self._view.is_ready():
-            return Answer(200, TEXT, b"ready\n")
-        return Answer(503, TEXT, f"not ready: {self._view.status().get('state', 'starting')}\n".encode(), (("Retry-After", "1"),))
+        if trouble := self._view.trouble():
+            return Answer(503, TEXT, f"not ready: {trouble}\n".encode(), (("Retry-After", "1"),))
+        return Answer(200, TEXT, b"ready\n")
 
     async def _status(self, _: Request) -> Answer:
         return _json(200, self._view.status())

@@ -37,11 +37,12 @@ class AdminView(Protocol):
     def board(self) -> Totals:
         """The workers' numbers."""
 
-    def is_ready(self) -> bool:
-        """Would a new connection be served? False while starting and from the first stop signal on."""
+    def trouble(self) -> str:
+        """Why a new connection should go elsewhere, as /readyz gives it; "" when it would be served. While starting and from the first
+        stop signal on it is the master's state in a word."""
 
     def status(self) -> dict[str, Any]:
-        """For /api/v1/status. "state" is the master's in a word ("starting", "running", "draining"), which /readyz gives as the reason."""
+        """For /api/v1/status. "state" is the master's in a word ("starting", "running", "draining")."""
 
     def clusters(self) -> dict[str, Any]:
         """For /api/v1/clusters: cluster name -> its policy in short, its endpoints and their health."""

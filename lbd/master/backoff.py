@@ -1,12 +1,13 @@
-"""How long to wait before a crashed worker's successor starts."""
+"""How long to wait before a crashed worker's successor starts, and when crashing has become a habit."""
 
 from __future__ import annotations
 
-__all__ = ["CAP", "GOOD", "Backoff"]
+__all__ = ["CAP", "GOOD", "HABIT", "Backoff"]
 
 FIRST = 0.25  # seconds, for the second crash in a row; the first costs nothing
 CAP = 10.0  # its share of new connections waits meanwhile: no longer than a patient client
 GOOD = 30.0  # a worker that lived this long was not crashing
+HABIT = 5  # crashes in a row: the next successor comes after two seconds at least, and nobody believes in it any more
 
 
 class Backoff:
@@ -22,3 +23,7 @@ class Backoff:
         delay = min(CAP, FIRST * 2 ** min(self.crashes - 1, 32)) if self.crashes else 0.0
         self.crashes += 1
         return delay
+
+    def is_habit(self, lives: float) -> bool:
+        """Whether it crashes again and again; the one at work now has served for `lives` seconds."""
+        return self.crashes >= HABIT and lives < GOOD

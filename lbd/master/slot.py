@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from lbd.master.backoff import Backoff
 from lbd.master.process import describe_exit
 from lbd.master.states import WORKER_MOVES, State, WorkerState
 from lbd.worker.control import ControlError
@@ -73,6 +74,7 @@ class Slot:
         self.cut = 0  # exchanges it ended for want of time
         self.reason = ""  # of the last death
         self.missed = 0  # pings in a row
+        self.backoff = Backoff()
         self._launch = launch
         self._greet = greet
         self._on_move = on_move
@@ -95,6 +97,9 @@ class Slot:
     @property
     def is_silent(self) -> bool:
         return self.missed >= SILENCE_LIMIT
+
+    def crashes_again_and_again(self, now: float) -> bool:
+        return self.backoff.is_habit(now - self.since if self.state.now is WorkerState.SERVING else 0.0)
 
     @property
     def is_applying(self) -> bool:

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 import trio
 
 from lbd.errors import EnvironmentFault
-from lbd.master.backoff import Backoff
 from lbd.master.slot import Outcome, Slot
 from lbd.master.states import WorkerState
 
@@ -65,7 +64,7 @@ class Supervisor:
 
     async def _keep(self, slot: Slot) -> None:
         """The slot's workers, one after the other."""
-        backoff = Backoff()
+        backoff = slot.backoff
         with self._scopes[slot.number]:
             while True:
                 lived = await slot.live()
@@ -141,9 +140,18 @@ class Supervisor:
 
     # What is known of them
 
-    def is_serving(self) -> bool:
-        """There is a worker to take a connection."""
-        return any(slot.state.now is WorkerState.SERVING for slot in self.slots)
+    def trouble(self, now: float) -> str:
+        """Why new connections would better go elsewhere; "" when there is no reason.
+
+        One worker that is being replaced is none: who queues at its socket waits for a moment. One that dies again and again is: the
+        kernel gives its socket as many connections as any other's, and they wait for up to ten seconds, or die with it.
+        """
+        if not any(slot.state.now is WorkerState.SERVING for slot in self.slots):
+            return "no worker serves"
+        for slot in self.slots:
+            if slot.crashes_again_and_again(now):
+                return f"worker {slot.number} has died {slot.backoff.crashes} times in a row; the log says of what"
+        return ""
 
     def is_responsive(self) -> bool:
         """No worker is beyond what killing it can mend."""
@@ -159,6 +167,7 @@ class Supervisor:
                 "since_seconds": round(now - slot.since, 3),
                 "generation": slot.generation,
                 "unanswered_pings": max(0, slot.missed - 1),
+                "deaths_in_a_row": slot.backoff.crashes,
             }
             for slot in self.slots
         ]

@@ -13,7 +13,7 @@ from lbd.cluster.tiers import is_panic
 from lbd.config.dump import dump_json, dump_toml
 from lbd.master.commands import Member
 from lbd.master.control import named
-from lbd.master.states import MasterState
+from lbd.master.states import MasterState, WorkerState
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,10 +41,11 @@ class MasterView:
     def board(self) -> Board:
         return self._master.board
 
-    def is_ready(self) -> bool:
+    def trouble(self) -> str:
         master = self._master
-        is_running = master.state.now in (MasterState.READY, MasterState.RELOADING, MasterState.UPGRADING)
-        return is_running and master.supervisor is not None and master.supervisor.is_serving()
+        if master.supervisor is None or master.state.now not in (MasterState.READY, MasterState.RELOADING, MasterState.UPGRADING):
+            return master.state.now.value
+        return master.supervisor.trouble(trio.current_time())
 
     def status(self) -> dict[str, Any]:
         master, now = self._master, trio.current_time()
@@ -145,6 +146,9 @@ class MasterView:
         for result, count in master.reloads.items():
             yield metrics.RELOADS.name, {"result": result}, float(count)
         yield metrics.WORKER_RESTARTS.name, {}, float(master.supervisor.restarts if master.supervisor else 0)
+        states = [slot.state.now for slot in master.supervisor.slots] if master.supervisor else []
+        for state in WorkerState:
+            yield metrics.WORKERS.name, {"state": state.value}, float(states.count(state))
         yield metrics.WORKER_HANGS.name, {}, float(master.vigil.hangs)
         for (cluster, address), place in master.places.items():
             if address:

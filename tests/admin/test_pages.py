@@ -27,7 +27,7 @@ async def test_every_page_answers(path: str, method: str) -> None:
     assert answer.body.endswith(b"\n"), "a terminal wants its prompt on a new line"
 
 
-@pytest.mark.parametrize("state", ["starting", "draining"])
+@pytest.mark.parametrize("state", ["starting", "draining", "no worker serves"])
 async def test_not_ready_says_why(state: str) -> None:
     pages = Pages(FakeView(state=state), "")
     answer = await pages.answer(ask("/readyz"))

@@ -35,8 +35,8 @@ class FakeView:
     fault: Fault | None = None  # what every command comes to
     on_reload: Callable[[], Awaitable[dict[str, Any]]] = reload_nothing
 
-    def is_ready(self) -> bool:
-        return self.state == "running"
+    def trouble(self) -> str:
+        return "" if self.state == "running" else self.state
 
     def status(self) -> dict[str, Any]:
         return {"state": self.state, "generation": 3}

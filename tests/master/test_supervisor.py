@@ -10,7 +10,7 @@ import trio
 import trio.testing
 
 from lbd.errors import EnvironmentFault
-from lbd.master.backoff import CAP, GOOD, Backoff
+from lbd.master.backoff import CAP, GOOD, HABIT, Backoff
 from lbd.master.slot import PING_INTERVAL, SILENCE_LIMIT
 from lbd.master.states import WorkerState
 from lbd.master.supervisor import BOOT_TRIES, GRACE
@@ -73,6 +73,35 @@ def test_the_first_crash_costs_nothing_and_many_cost_ten_seconds() -> None:
     assert [backoff.after(0.0) for _ in range(9)] == [0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, CAP, CAP]
     assert backoff.after(GOOD) == 0.0
     assert backoff.after(GOOD - 1) == 0.25
+
+
+async def test_one_that_dies_again_and_again_is_trouble_until_it_has_lived_well() -> None:
+    crew = Crew(2)
+    async with running(crew):
+        supervisor = crew.supervisor
+        for deaths in range(1, HABIT + 1):
+            assert supervisor.trouble(trio.current_time()) == ""
+            crew.at(1).exit(-11)
+            await trio.sleep(0.01)
+            assert supervisor.slots[1].backoff.crashes == deaths
+            if deaths < HABIT:
+                await trio.sleep(CAP)
+        assert supervisor.trouble(trio.current_time()) == "worker 1 has died 5 times in a row; the log says of what"
+        await trio.sleep(CAP)
+        assert states(crew) == [WorkerState.SERVING] * 2
+        assert supervisor.trouble(trio.current_time()) != "", "it has just begun"
+        await trio.sleep(GOOD)
+        assert supervisor.trouble(trio.current_time()) == ""
+
+
+async def test_nobody_at_work_is_trouble() -> None:
+    crew = Crew(2)
+    async with running(crew):
+        crew.behaviour = lambda worker, message: None
+        for worker in list(crew.living):
+            worker.exit(1)
+        await trio.sleep(0.01)
+        assert crew.supervisor.trouble(trio.current_time()) == "no worker serves"
 
 
 async def test_a_crashed_worker_has_a_successor_with_the_same_sockets() -> None:
