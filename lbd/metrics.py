@@ -152,6 +152,10 @@ LAG = Metric(
     "How long what has come to a worker waits until it is looked at; 0 when it is not busy.",
     1_000_000,
 )
+STICKY = Metric(
+    41, "lbd_sticky_total", "counter", ("cluster", "outcome"),
+    "Answers of clusters with sticky sessions: kept to the cookie's endpoint, moved away from it, new, or with an invalid cookie.",
+)  # fmt: skip
 
 # From 100 on: the master's own, which are on no board; it gives name, labels and value when it is scraped.
 BUILD_INFO = Metric(101, "lbd_build_info", "gauge", ("version", "compiled"), "Always 1; compiled is true where the compiled core runs.")

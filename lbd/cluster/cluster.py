@@ -19,6 +19,7 @@ from lbd.cluster.queue import QueuePolicy
 from lbd.cluster.select import HASHES, SELECTORS
 from lbd.cluster.selection import Roster, Selection
 from lbd.cluster.shared import Http2UpstreamPolicy, SharedPool
+from lbd.cluster.sticky import Sticky, StickyPolicy
 from lbd.cluster.tiers import SpreadPolicy
 from lbd.cluster.tls_policy import ClusterTlsPolicy
 from lbd.policy import Choice, Count, Duration, Ratio
@@ -90,6 +91,7 @@ class ClusterPolicy:
     send_proxy: Annotated[str, Choice(("v1", "v2"))] = ""  # a PROXY header before all else; for HTTP a connection for each request then
     resolve_interval: Annotated[float, Duration(0.0, zero="by the records' TTL, or 30s where it is not known")] = 0.0
     tls: ClusterTlsPolicy | None = None
+    sticky: StickyPolicy | None = None
     health: HealthPolicy | None = None
     outlier: OutlierPolicy = field(default_factory=OutlierPolicy)
     timeouts: TimeoutPolicy = field(default_factory=TimeoutPolicy)
@@ -129,7 +131,7 @@ class Cluster:
 
     __slots__ = (
         "_board", "_by_address", "_plain", "_roster", "_segment", "_subsets", "_subsets_before", "_tell", "_whole", "admission",
-        "endpoints", "hash_key", "origination", "place", "policy",
+        "endpoints", "hash_key", "origination", "place", "policy", "sticky",
     )  # fmt: skip
 
     def __init__(
@@ -148,6 +150,7 @@ class Cluster:
         self.endpoints: tuple[Endpoint, ...] = ()
         self.policy = policy
         self.hash_key = HashKey(policy.hash_key) if policy.balance in HASHES else None
+        self.sticky = Sticky(policy.name, policy.sticky) if policy.sticky is not None else None
         self.admission: Admission | None = None  # while nothing is limited
         self.place = -1  # on the board, beside those of the endpoints
         self.origination: Any = None  # of its endpoints, but for those that are
@@ -209,7 +212,7 @@ class Cluster:
 
     def is_usable(self, tried: Collection[Endpoint] = ()) -> bool:
         """Whether there is an endpoint that may be used, however busy, that is not among those."""
-        return any(endpoint not in tried for endpoint in self.endpoints if self._whole.has(endpoint))
+        return self._whole.is_usable(tried)
 
     # Changes
 
@@ -264,6 +267,8 @@ class Cluster:
         self._subsets_before, self._subsets = self._subsets, {}
         self._plain = plain_names(policy)
         self.hash_key = HashKey(policy.hash_key) if policy.balance in HASHES else None
+        if policy.sticky != old.sticky:
+            self.sticky = Sticky(policy.name, policy.sticky) if policy.sticky is not None else None
         for endpoint in self.endpoints:
             endpoint.obey(policy.outlier)
             if kind_of_connections(policy) == kind_of_connections(old):

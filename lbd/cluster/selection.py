@@ -116,6 +116,12 @@ class Selection:
             self.arrange()
         return endpoint in self._usable
 
+    def is_usable(self, tried: Collection[Endpoint] = ()) -> bool:
+        """Whether there is an endpoint that may be used, however busy, that is not among those."""
+        if self._revision != self._roster.revision:
+            self.arrange()
+        return any(endpoint not in tried for endpoint in self._usable)
+
     def takes(self, endpoint: Endpoint) -> bool:
         """Whether this one could take a request."""
         return self.has(endpoint) and not (endpoint.max_requests and endpoint.is_full())

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import tomli_w
 
+from lbd.cluster.sticky import StickyPolicy
 from lbd.config.daemon import AdminPolicy
 from lbd.config.fields import Field, fields_of
 from lbd.config.text import escape
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["MASK", "dump_json", "dump_toml", "dump_tree", "toml_text"]
 
 MASK = "********"
-SECRETS = {(AdminPolicy, "token")}
+SECRETS = {(AdminPolicy, "token"), (StickyPolicy, "secret")}
 
 Tree = dict[str, Any]
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from lbd.cluster.cluster import ClusterPolicy, EndpointPolicy
 from lbd.cluster.health import HealthPolicy, parse_statuses
 from lbd.cluster.key import HashKey
+from lbd.cluster.sticky import StickyPolicy
 from lbd.cluster.tls_policy import ClusterTlsPolicy
 from lbd.config.addresses import parse_bind, parse_endpoint
 from lbd.config.daemon import AdminPolicy, DaemonPolicy
@@ -183,6 +184,21 @@ def access_file(text: str) -> None:
     log_file(text, ("stdout", "stderr", "off"))
 
 
+def cookie_name(text: str) -> None:
+    if not TOKEN.fullmatch(text):
+        raise ValueError(f'"{text}" is not the name of a cookie: write letters, digits, "-" and "_"')
+
+
+def cookie_path(text: str) -> None:
+    if not re.fullmatch(r"/[!-:<-~]*", text):
+        raise ValueError(f'"{text}": a cookie\'s path begins with "/" and has neither blanks nor ";"')
+
+
+def secret(text: str) -> None:
+    if len(text) < 16:
+        raise ValueError("is too short to be a secret; write 16 characters or more, as `openssl rand -hex 32` gives them")
+
+
 def metadata_entry(_name: str, value: str) -> None:
     if not value or not FIELD_VALUE.fullmatch(value):
         raise ValueError("is empty or has a control character; write a word that routes can ask for")
@@ -249,6 +265,9 @@ GRAMMARS: dict[tuple[type, str], Callable[[str], object]] = {
     (EndpointPolicy, "address"): parse_endpoint,
     (EndpointPolicy, "zone"): check_name,
     (ClusterPolicy, "hash_key"): HashKey,
+    (StickyPolicy, "cookie"): cookie_name,
+    (StickyPolicy, "path"): cookie_path,
+    (StickyPolicy, "secret"): secret,
     (ClusterTlsPolicy, "sni"): certified_name,
     (HealthPolicy, "path"): request_target,
     (HealthPolicy, "host"): authority,
@@ -262,6 +281,7 @@ PAIR_GRAMMARS: dict[tuple[type, str], Callable[[str, str], object]] = {
     (RoutePolicy, "query"): condition,
     (RespondPolicy, "headers"): edited_field,
     (EndpointPolicy, "metadata"): metadata_entry,
+    (RoutePolicy, "subset"): metadata_entry,
     (HeaderEdits, "set"): edited_field,
     (HeaderEdits, "add"): edited_field,
     (HealthPolicy, "headers"): probe_field,

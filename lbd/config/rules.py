@@ -16,7 +16,7 @@ from lbd.config.health_rules import check_health
 from lbd.config.limit_rules import check_limits
 from lbd.config.outlier_rules import check_outlier
 from lbd.config.queue_rules import check_queue
-from lbd.config.selection_rules import check_spread
+from lbd.config.selection_rules import check_spread, check_sticky, check_subset
 from lbd.config.shadows import check_reach
 from lbd.config.suggest import unknown_name
 from lbd.config.tcp_rules import check_http_listener, check_proxy_protocol, check_send_proxy, check_tcp_listener
@@ -104,7 +104,7 @@ def check_route_names(listener: ListenerPolicy, path: KeyPath, report: Report) -
         seen.setdefault(route.name, own)
 
 
-def check_route(route: RoutePolicy, clusters: Collection[str], path: KeyPath, report: Report) -> None:
+def check_route(route: RoutePolicy, clusters: Mapping[str, ClusterPolicy], path: KeyPath, report: Report) -> None:
     actions = [key for key in ACTIONS if getattr(route, key) or (*path, key) in report.broken]
     if not actions and report.is_sound(path):
         report.error(path, f"the route does not say what to do; write one of {', '.join(ACTIONS)}")
@@ -125,6 +125,7 @@ def check_route(route: RoutePolicy, clusters: Collection[str], path: KeyPath, re
         report.error(
             (*path, "respond", "body"), f"an answer with status {route.respond.status} has no body; take it out, or choose another status"
         )
+    check_subset(route, clusters, path, report)
     check_moves(route, path, report)
     if report.is_sound(path):
         check_as_built(route, path, report)
@@ -195,6 +196,7 @@ def check_cluster(cluster: ClusterPolicy, report: Report) -> None:
     if 0.0 < cluster.bound < 1.0:
         report.error((*path, "bound"), "is below the mean, which cannot be; write 1.25 for a quarter above it, or 0 for no bound")
     check_spread(cluster, path, report)
+    check_sticky(cluster, path, report)
     check_send_proxy(cluster, path, report)
     check_upstream_tls(cluster, path, report)
     check_health(cluster, path, report)

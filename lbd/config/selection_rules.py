@@ -1,4 +1,4 @@
-"""Whether what is said of levels and zones fits together."""
+"""Whether what is said of levels, zones, subsets and sticky sessions fits together."""
 
 from __future__ import annotations
 
@@ -7,11 +7,17 @@ from typing import TYPE_CHECKING
 from lbd.cluster.select import HASHES
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from lbd.cluster.cluster import ClusterPolicy
     from lbd.config.positions import KeyPath
     from lbd.config.report import Report
+    from lbd.routing.route import RoutePolicy
 
-__all__ = ["check_spread"]
+__all__ = ["check_spread", "check_sticky", "check_subset"]
+
+
+MOST_SHOWN = 8  # of what endpoints have: more nobody reads
 
 
 def check_spread(cluster: ClusterPolicy, path: KeyPath, report: Report) -> None:
@@ -50,3 +56,41 @@ def check_zones(cluster: ClusterPolicy, path: KeyPath, report: Report) -> None:
     elif "" in zones:
         index = next(index for index, endpoint in enumerate(cluster.endpoints) if not endpoint.zone)
         report.warn((*path, "endpoints", index), "has no `zone`, and so counts as far away; say where it is")
+
+
+def check_subset(route: RoutePolicy, clusters: Mapping[str, ClusterPolicy], path: KeyPath, report: Report) -> None:
+    """Somebody must have what a route asks for; the rest is for the endpoints' health to say."""
+    if route.subset_fallback != "none" and not route.subset and report.is_sound((*path, "subset")):
+        report.warn((*path, "subset_fallback"), "has no effect without `subset`")
+    if not route.subset or not report.is_sound((*path, "subset")):
+        return
+    if route.respond is not None or route.redirect is not None:
+        report.error((*path, "subset"), "nothing is sent upstream by this route, so that there is nothing to choose from; take it out")
+    for name in filter(None, (route.cluster, *(name for name, _ in route.clusters))):
+        cluster = clusters.get(name)
+        if cluster is None or not report.is_sound(("cluster", name, "endpoints")):
+            continue
+        there = [frozenset(endpoint.metadata) for endpoint in cluster.endpoints]
+        if not any(metadata.issuperset(route.subset) for metadata in there):
+            report.error((*path, "subset"), f'no endpoint of cluster "{name}" has all of this; {what_there_is(there)}')
+
+
+def what_there_is(there: list[frozenset[tuple[str, str]]]) -> str:
+    written = sorted({", ".join(f'{name} = "{value}"' for name, value in sorted(metadata)) for metadata in there if metadata})
+    if not written:
+        return 'none has any `metadata`; write { address = "...", metadata = { version = "2" } }'
+    return f"there are {'; '.join(written[:MOST_SHOWN])}" + ("; ..." if len(written) > MOST_SHOWN else "")
+
+
+def check_sticky(cluster: ClusterPolicy, path: KeyPath, report: Report) -> None:
+    """What browsers would drop without a word."""
+    sticky, own = cluster.sticky, (*path, "sticky")
+    if sticky is None or not report.is_sound(own):
+        return
+    if sticky.same_site == "none" and sticky.secure != "always":
+        report.error((*own, "same_site"), 'browsers drop such a cookie unless it is marked Secure; write secure = "always"')
+    for prefix in ("__Secure-", "__Host-"):
+        if sticky.cookie.startswith(prefix) and sticky.secure != "always":
+            report.error((*own, "cookie"), f'browsers drop a cookie named {prefix}... unless it is marked Secure; write secure = "always"')
+    if sticky.cookie.startswith("__Host-") and sticky.path != "/":
+        report.error((*own, "path"), 'browsers drop a cookie named __Host-... unless its path is "/"')

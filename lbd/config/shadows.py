@@ -25,7 +25,7 @@ __all__ = ["check_reach"]
 
 ANYWHERE = b"*"
 # What a route does; all its other keys say what it takes.
-ACTS = {"name", "cluster", "clusters", "respond", "redirect", "rewrite", "timeouts", "max_body", "priority"}
+ACTS = {"name", "cluster", "clusters", "respond", "redirect", "rewrite", "timeouts", "max_body", "priority", "subset", "subset_fallback"}
 
 
 def check_reach(listener: ListenerPolicy, path: KeyPath, report: Report) -> None:

@@ -138,6 +138,8 @@ def check_clusters(named: Sequence[tuple[KeyPath, str]], clusters: Mapping[str, 
             report.error(
                 path, f'the cluster "{name}" has `tls`, which is for HTTP: connections are carried as they are. Use a cluster without it'
             )
+        if cluster is not None and cluster.sticky is not None and report.is_sound(path):
+            report.error(path, f'the cluster "{name}" has `sticky`, which is a cookie: connections have none. Use a cluster without it')
         if cluster is not None and cluster.balance in HASHES and cluster.hash_key != "client-ip" and report.is_sound(path):
             report.error(
                 path,

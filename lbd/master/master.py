@@ -45,6 +45,7 @@ from lbd.master.sockets import Change, Sockets, wanted_binds
 from lbd.master.standings import Standings
 from lbd.master.state_directory import StateDirectory
 from lbd.master.states import MASTER_MOVES, MasterState, State
+from lbd.master.sticky_key import StickyKey
 from lbd.master.supervisor import Supervisor
 from lbd.master.upgrade import STATE_LOCK, Handover, start_successor
 from lbd.master.vault import CLUSTERS, Vault
@@ -88,6 +89,7 @@ class Master:
         self.state_directory = StateDirectory(None)
         with self._faults.gather():
             self.state_directory = StateDirectory.find(config.lbd.state_directory, environ, self.handover.take_lock())
+        self.sticky_key = StickyKey(self.state_directory)
         self.slots = config.lbd.workers or usable_cpus()
         self.board = Board.create(self.slots)
         self.places = Places(self.board.endpoints, self.board.inflight)
@@ -152,10 +154,11 @@ class Master:
             self.sockets.discard(change)
         faults.raise_all()
         assert change is not None
+        sticky_key = await trio.to_thread.run_sync(self.sticky_key.given_to, config.clusters)
         # An endpoint that is checked for the first time starts as its policy says; the prober hears of it when it is in force.
         checks = {cluster.name: cluster.health.initial for cluster in config.clusters if cluster.health}
         book = EndpointBook(found, self.places, partial(self._healths, checks), self.control.standings, self.ejections.trial)
-        return Plan(generation, config, change, book, materials, cluster_materials)
+        return Plan(generation, config, change, book, materials, cluster_materials, sticky_key)
 
     def _healths(self, checks: dict[str, str], cluster: str) -> Callable[[str], bool]:
         """`checks`: cluster -> what its endpoints are before the first result. Without a check there is no verdict either."""

@@ -10,6 +10,7 @@ from lbd.master.endpoints import EndpointBook
 from lbd.master.machine import usable_cpus
 from lbd.master.memory import for_each_worker
 from lbd.master.sockets import Change
+from lbd.master.sticky_key import with_secret
 from lbd.proxy.tls_material import TlsMaterial
 from lbd.worker.messages import Configure
 
@@ -29,6 +30,7 @@ class Plan:
     book: EndpointBook
     tls: dict[str, TlsMaterial] = field(default_factory=dict)  # by listener; as the vault has it today
     cluster_tls: dict[str, TlsMaterial] = field(default_factory=dict)  # by cluster, likewise
+    sticky_key: str = ""  # for clusters that have none of their own
 
     @property
     def binds(self) -> frozenset[str]:
@@ -41,7 +43,7 @@ class Plan:
         message = Configure(
             self.generation,
             config.listeners,
-            config.clusters,
+            with_secret(config.clusters, self.sticky_key),
             config.log,
             self.book.states(),
             sockets,

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from lbd.core.reactor import Reactor
     from lbd.errors import ProxyError
     from lbd.proxy.exchange import Exchange
+    from lbd.proxy.target import Target
 
 __all__ = ["Waiter", "may_wait", "wait_for_room"]
 
@@ -79,9 +80,9 @@ class Waiter:
         return self.endpoint
 
 
-def may_wait(cluster: Cluster | None, tried: Collection[Endpoint]) -> bool:
+def may_wait(target: Target, tried: Collection[Endpoint]) -> bool:
     """Whether pick() has found nobody only because of limits: there is an endpoint beside those `tried`."""
-    return cluster is not None and cluster.admission is not None and cluster.is_usable(tried)
+    return target.cluster is not None and target.cluster.admission is not None and target.is_usable(tried)
 
 
 async def wait_for_room(exchange: Exchange, tried: Collection[Endpoint]) -> Endpoint:
@@ -89,8 +90,8 @@ async def wait_for_room(exchange: Exchange, tried: Collection[Endpoint]) -> Endp
     queue."""
     cluster, reactor = exchange.target.cluster, exchange.reactor
     assert cluster is not None
-    if not may_wait(cluster, tried):
-        raise failure("no_healthy_endpoint", cluster.why_none())
+    if not may_wait(exchange.target, tried):
+        raise failure("no_healthy_endpoint", exchange.target.why_none())
     began = reactor.now
     waiter = Waiter(reactor, cluster, lambda: exchange.pick(tried), exchange.route.rank, exchange.started if exchange.attempts else began)
     exchange.guard()

@@ -20,6 +20,7 @@ from lbd.wire.body import NO_BODY
 if TYPE_CHECKING:
     from lbd.cluster.endpoint import Endpoint
     from lbd.cluster.pool import Pool
+    from lbd.cluster.sticky import Claim
     from lbd.core.fiber import Fiber
     from lbd.proxy.downstream import Downstream
     from lbd.proxy.listening import Listener
@@ -36,7 +37,7 @@ class Attempting:
     """What an Exchange has and does of an attempt. What the access log writes down are its public attributes."""
 
     __slots__ = (
-        "_certain", "_extra", "_host", "_path", "_pool", "_sent_at", "attempts", "body", "bytes_in", "bytes_out", "client",
+        "_certain", "_extra", "_host", "_path", "_pool", "_sent_at", "attempts", "body", "bytes_in", "bytes_out", "claim", "client",
         "connect_seconds", "detail", "downstream", "duration", "endpoint", "failed", "fiber", "first_byte_seconds", "framing", "is_reused",
         "is_tunnel", "listener", "needs_new", "reactor", "reason", "request", "request_id", "route", "started", "status", "target",
         "total_at", "tunnelled_down", "tunnelled_up", "upload", "upload_done", "upstream", "upstream_in", "upstream_out", "waited",
@@ -60,6 +61,7 @@ class Attempting:
         self.reason = ""
         self.detail = ""
         self.attempts = 0
+        self.claim: Claim | None = None  # what its cookie says, where sessions are sticky
         self.failed: FailedAttempts | None = None  # once one has
         self.is_reused = False
         self.waited = 0.0  # seconds, for endpoints with room

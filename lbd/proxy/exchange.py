@@ -143,6 +143,8 @@ class Exchange(Attempting):
         cluster = self.target.cluster
         assert cluster is not None
         key = b"" if cluster.hash_key is None else cluster.hash_key.of(self.request, self.client)
+        if self.target.chooser is not None:
+            return self.target.chooser.pick_for(self, key, tried)
         return cluster.pick(key, tried)
 
     def _prepare(self, route: Route) -> None:
@@ -232,6 +234,8 @@ class Exchange(Attempting):
         self.status = head.status
         if not self.route.is_plain:
             self.route.response_edits.apply(head.headers)
+        if self.target.chooser is not None:
+            self.target.chooser.answered(self, head)
 
     async def _relay_rest(self) -> None:
         if self.downstream.unsent:

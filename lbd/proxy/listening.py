@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from lbd import metrics
 from lbd.core.clock import wall_clock
 from lbd.core.stream import connect
+from lbd.proxy.chooser import maybe_chooser
 from lbd.proxy.complaints import LINES, Complaints, LineBudget
 from lbd.proxy.crowd import Crowd
 from lbd.proxy.forwarding import Forwarding
@@ -150,6 +151,8 @@ class Listener:
             cluster = self._clusters[name] if name else None
             timeouts = route_timeouts(route, cluster.policy.timeouts) if cluster is not None else None
             target = Target(self._segment, (self.policy.name, route.name), cluster, timeouts, self._histogram(route.name))
+            if cluster is not None:
+                target.chooser = maybe_chooser(route.policy, cluster, self._segment)
             route.cells[name] = target
         assert isinstance(target, Target)
         return target

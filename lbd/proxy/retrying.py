@@ -57,7 +57,7 @@ def plan_another(exchange: Exchange, error: ProxyError) -> bool:
     else:
         failed.tried.append(endpoint)
         failed.next = exchange.pick(failed.tried)
-    return failed.next is not None or may_wait(exchange.target.cluster, failed.tried)
+    return failed.next is not None or may_wait(exchange.target, failed.tried)
 
 
 async def begin_another(exchange: Exchange) -> None:

@@ -14,6 +14,7 @@ cdef class Histogram:
 
 cdef class Target:
     cdef public Cluster cluster
+    cdef public object chooser
     cdef public object cluster_name, route_name, send_proxy
     cdef public bytes own_host
     cdef public int attempts_allowed

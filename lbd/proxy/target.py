@@ -7,9 +7,13 @@ from typing import TYPE_CHECKING
 from lbd import metrics
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from lbd.cluster.cluster import Cluster, TimeoutPolicy
+    from lbd.cluster.endpoint import Endpoint
     from lbd.core.board import Segment
     from lbd.metrics import Metric
+    from lbd.proxy.chooser import Chooser
 
 __all__ = ["Histogram", "Target"]
 
@@ -41,7 +45,7 @@ class Target:
     """A route's way to one cluster (none for answers of our own), with the timeouts that hold there; seconds, 0 is no limit."""
 
     __slots__ = (
-        "_answered", "_called", "_cells", "_duration", "_labels", "_segment", "attempts_allowed", "cluster", "cluster_name",
+        "_answered", "_called", "_cells", "_duration", "_labels", "_segment", "attempts_allowed", "chooser", "cluster", "cluster_name",
         "connect_timeout", "idle_timeout", "own_host", "response_timeout", "route_name", "send_proxy", "total_timeout", "upstream_duration",
     )  # fmt: skip
 
@@ -60,6 +64,7 @@ class Target:
         self.response_timeout = timeouts.response if timeouts is not None else 0.0
         self.idle_timeout = timeouts.idle if timeouts is not None else 0.0
         self.total_timeout = timeouts.total if timeouts is not None else 0.0
+        self.chooser: Chooser | None = None  # where the cluster's own choice is not all there is to it
         self._segment = segment
         self._cells = segment.cells
         self._labels = (*labels, self.cluster_name)
@@ -69,6 +74,21 @@ class Target:
         self.upstream_duration: Histogram = duration  # of the cluster; for answers of our own nobody asks
         if cluster is not None:
             self.upstream_duration = Histogram(segment, metrics.UPSTREAM_DURATION, (self.cluster_name,))
+
+    def pick(self, key: bytes, tried: Collection[Endpoint]) -> Endpoint | None:
+        """The endpoint for what is no request of HTTP."""
+        assert self.cluster is not None
+        return self.cluster.pick(key, tried) if self.chooser is None else self.chooser.pick(key, tried)
+
+    def is_usable(self, tried: Collection[Endpoint]) -> bool:
+        """Whether there is an endpoint that may be used, however busy, that is not among those."""
+        assert self.cluster is not None
+        return self.cluster.is_usable(tried) if self.chooser is None else self.chooser.is_usable(tried)
+
+    def why_none(self) -> str:
+        """For people: why there is none."""
+        assert self.cluster is not None
+        return self.cluster.why_none() if self.chooser is None else self.chooser.why_none()
 
     def answered(self, status: int, seconds: float) -> None:
         """Counts one exchange; status 0 is one that nobody was left to hear the answer of."""

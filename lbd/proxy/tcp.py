@@ -194,9 +194,9 @@ class Session:
         key = self.client.encode() if cluster.hash_key is not None else b""
         last: ProxyError | None = None
         while True:
-            endpoint = cluster.pick(key, self._tried)
-            if self.attempts > self._target.attempts_allowed or (endpoint is None and not may_wait(cluster, self._tried)):
-                raise last or failure("no_healthy_endpoint", cluster.why_none())
+            endpoint = self._target.pick(key, self._tried)
+            if self.attempts > self._target.attempts_allowed or (endpoint is None and not may_wait(self._target, self._tried)):
+                raise last or failure("no_healthy_endpoint", self._target.why_none())
             if endpoint is not None:
                 endpoint.begin()
             else:
@@ -228,7 +228,7 @@ class Session:
             while True:
                 stream.guard = None if stream.hung_up else self._fiber
                 try:
-                    waiter = Waiter(self._reactor, cluster, lambda: cluster.pick(key, self._tried), self._rank, began)
+                    waiter = Waiter(self._reactor, cluster, lambda: self._target.pick(key, self._tried), self._rank, began)
                     return await waiter.wait(until, QUEUE)
                 except HungUp:
                     if stream.broken:

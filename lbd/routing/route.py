@@ -94,6 +94,8 @@ class RoutePolicy:
     alpn: tuple[str, ...] = ()  # likewise: one of these is offered
     cluster: str = ""
     clusters: tuple[tuple[str, int], ...] = ()
+    subset: tuple[tuple[str, str], ...] = ()  # of the endpoints those that have all of this in their metadata
+    subset_fallback: Annotated[str, Choice(("none", "any"))] = "none"  # where none of them can be used
     respond: RespondPolicy | None = None
     redirect: RedirectPolicy | None = None
     rewrite: RewritePolicy | None = None

@@ -17,6 +17,7 @@ from lbd.cluster.outlier import OutlierPolicy
 from lbd.cluster.pool import PoolPolicy
 from lbd.cluster.queue import QueuePolicy
 from lbd.cluster.shared import Http2UpstreamPolicy
+from lbd.cluster.sticky import StickyPolicy
 from lbd.cluster.tls_policy import ClusterTlsPolicy
 from lbd.config.daemon import AdminPolicy, DaemonPolicy
 from lbd.config.dump import Writer
@@ -60,6 +61,7 @@ CHAPTERS: dict[str, type] = {
     "`[cluster.NAME]`": ClusterPolicy,
     "An endpoint": EndpointPolicy,
     "`[cluster.NAME.tls]`": ClusterTlsPolicy,
+    "`[cluster.NAME.sticky]`": StickyPolicy,
     "`[cluster.NAME.timeouts]`": TimeoutPolicy,
     "`[cluster.NAME.pool]`": PoolPolicy,
     "`[cluster.NAME.http2]`": Http2UpstreamPolicy,

@@ -144,3 +144,16 @@ def test_what_looks_like_a_variable_survives_a_dump(text: str, tmp_path: Path) -
     assert config.listeners[0].routes[0].respond.body == text
     path.write_text(dump_toml(config))
     assert load_config(path, {}) == config
+
+
+def test_a_secret_is_masked_and_its_mask_is_no_secret(tmp_path: Path) -> None:
+    file = tmp_path / "lb.toml"
+    file.write_text('[cluster.web]\nendpoints = ["a:1"]\nsticky = { secret = "correct-horse-battery" }\n')
+    config = load_config(file, {})
+    assert config.clusters[0].sticky is not None
+    assert config.clusters[0].sticky.secret == "correct-horse-battery"
+    text = dump_toml(config)
+    assert "correct-horse" not in text
+    file.write_text(text)
+    with pytest.raises(ConfigErrors, match=r"cluster\.web\.sticky\.secret: is too short to be a secret"):
+        load_config(file, {})

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
+from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
 import trio
@@ -156,9 +157,10 @@ class Playbook:
         for policy in self.cluster_policies:
             states = []
             for endpoint in policy.endpoints:
-                states.append(
-                    EndpointState(endpoint.address, endpoint.weight, index, True, endpoint.address, endpoint.backup, endpoint.max_requests)
+                state = EndpointState(
+                    endpoint.address, endpoint.weight, index, True, endpoint.address, endpoint.backup, endpoint.max_requests
                 )
+                states.append(replace(state, priority=endpoint.priority, zone=endpoint.zone, metadata=endpoint.metadata))
                 index += 1
             self.clusters[policy.name].update(states)
         self.listener = Listener(self.policy, segment, random.Random(2).random, lambda count: b"\1" * count)

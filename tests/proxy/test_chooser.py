@@ -1,0 +1,171 @@
+"""Sticky sessions and subsets as clients and endpoints see them, on virtual time."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from lbd.cluster.cluster import ClusterPolicy, EndpointPolicy
+from lbd.cluster.pool import PoolPolicy
+from lbd.cluster.sticky import Sticky, StickyPolicy
+from lbd.metrics import SPILLS, STICKY
+from lbd.routing.route import RoutePolicy
+from lbd.worker.messages import EndpointState
+from tests.cluster.fakes import make_endpoint
+from tests.support.script import Playbook
+
+pytestmark = pytest.mark.usefixtures("autojump_clock")
+
+POLICY = StickyPolicy(secret="s" * 32)
+ENDPOINTS = tuple(EndpointPolicy(f"{name}:1", metadata=(("version", version),)) for name, version in (("a", "1"), ("b", "2"), ("c", "2")))
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
+
+
+def playbook(subset: tuple[tuple[str, str], ...] = (), fallback: str = "none", sticky: StickyPolicy | None = POLICY) -> Playbook:
+    cluster = ClusterPolicy("web", ENDPOINTS, sticky=sticky, pool=PoolPolicy(max_idle=0))
+    return Playbook(clusters=[cluster], routes=[RoutePolicy(name="all", cluster="web", subset=subset, subset_fallback=fallback)])
+
+
+def cookie_of(address: str) -> bytes:
+    return Sticky("web", POLICY).line(make_endpoint(address), False).partition(b";")[0]
+
+
+async def ask(play: Playbook, cookie: bytes = b"") -> tuple[bytes, bytes, bytes]:
+    """The request as an endpoint saw it, who that was, and what Set-Cookie came back."""
+    play.downstream >> b"GET / HTTP/1.1\r\nHost: a\r\n" + (b"Cookie: %b\r\n" % cookie if cookie else b"") + b"\r\n"
+    end = await play.upstream()
+    request = await end.read_until(b"\r\n\r\n")
+    end >> OK
+    answer = await play.downstream.read_until(b"\r\n\r\nhello")
+    found = re.search(rb"Set-Cookie: (.*)\r\n", answer)
+    return request, play.dialled[-1].encode(), found[1] if found else b""
+
+
+def make_state(name: str, version: str = "1", *, max_requests: int = 0) -> EndpointState:
+    return EndpointState(name, 1, ord(name[0]) - ord("a"), max_requests=max_requests, metadata=(("version", version),))
+
+
+def counted(play: Playbook, number: int) -> dict[str, int]:
+    return {labels[1]: cells[0] for (metric, labels), cells in play.board.totals().items() if metric == number}
+
+
+# Sticky sessions
+
+
+async def test_a_client_comes_back_to_its_endpoint() -> None:
+    async with playbook() as play:
+        _, first, line = await ask(play)
+        assert line == cookie_of(first.decode()) + b"; Path=/; HttpOnly; SameSite=Lax"
+        for _ in range(6):
+            request, again, line = await ask(play, b"x=1; " + cookie_of(first.decode()))
+            assert (again, line) == (first, b"")
+            assert b"\r\nCookie: x=1\r\n" in request
+        assert counted(play, STICKY.number) == {"new": 1, "kept": 6}
+
+
+async def test_clients_without_a_cookie_are_balanced() -> None:
+    async with playbook() as play:
+        assert {(await ask(play))[1] for _ in range(6)} == {b"a:1", b"b:1", b"c:1"}
+
+
+@pytest.mark.parametrize("cookie", [b"lbd-web=", b"lbd-web=AAAAAAAAAAAA.AAAAAAAAAAAAAAAAAAAAAAAA", b"lbd-web=10.0.0.1"])
+async def test_a_forged_cookie_is_ignored_and_replaced(cookie: bytes) -> None:
+    async with playbook() as play:
+        request, endpoint, line = await ask(play, cookie)
+        assert line.startswith(cookie_of(endpoint.decode()))
+        assert b"Cookie" not in request
+        assert counted(play, STICKY.number) == {"invalid": 1}
+
+
+async def test_who_is_out_is_left_and_the_client_stays_where_it_has_come_to() -> None:
+    async with playbook() as play:
+        for change in ("down", "left"):
+            if change == "down":
+                play.clusters["web"].set_health("a:1", False)
+            else:
+                play.clusters["web"].update(make_state(name) for name in ("b:1", "c:1"))
+            _, endpoint, line = await ask(play, cookie_of("a:1"))
+            assert endpoint != b"a:1"
+            assert line.startswith(cookie_of(endpoint.decode()))
+            assert (await ask(play, line.partition(b";")[0]))[1:] == (endpoint, b"")
+        assert counted(play, STICKY.number) == {"moved": 2, "kept": 2}
+
+
+async def test_who_is_full_is_left_for_this_request() -> None:
+    async with playbook() as play:
+        play.clusters["web"].update(make_state(name, max_requests=1) for name in ("a:1", "b:1"))
+        a, _ = play.clusters["web"].endpoints
+        a.begin()
+        assert (await ask(play, cookie_of("a:1")))[1] == b"b:1"
+        a.end()
+        assert (await ask(play, cookie_of("a:1")))[1:] == (b"a:1", b"")
+
+
+async def test_a_retry_leaves_the_endpoint_and_takes_the_cookie_along() -> None:
+    async with playbook() as play:
+        play.refuse.add("a:1")
+        request, endpoint, line = await ask(play, cookie_of("a:1"))
+        assert play.dialled[0] == "a:1"
+        assert endpoint in (b"b:1", b"c:1")
+        assert line.startswith(cookie_of(endpoint.decode()))
+        assert b"Cookie" not in request
+
+
+async def test_an_answer_of_our_own_sets_no_cookie() -> None:
+    async with playbook() as play:
+        play.refuse |= {"a:1", "b:1", "c:1"}
+        play.downstream >> b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+        head = await play.downstream.expect(b"HTTP/1.1 502", until=b"\r\n\r\n")
+        assert b"Set-Cookie" not in head
+        await play.downstream.read_until(b"\n")
+        assert counted(play, STICKY.number) == {}
+
+
+async def test_a_websocket_sticks() -> None:
+    async with playbook() as play:
+        upgrade = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+        play.downstream >> upgrade + b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        up = await play.upstream()
+        await up.read_until(b"\r\n\r\n")
+        up >> b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+        head = await play.downstream.expect(b"HTTP/1.1 101", until=b"\r\n\r\n")
+        assert b"Set-Cookie: " + cookie_of(play.dialled[-1]) in head
+        up.end()
+        play.downstream.end()
+
+
+# Subsets
+
+
+async def test_a_route_gets_its_subset() -> None:
+    async with playbook((("version", "2"),), sticky=None) as play:
+        assert {(await ask(play))[1] for _ in range(6)} == {b"b:1", b"c:1"}
+
+
+@pytest.mark.parametrize("sticky", [None, POLICY])
+async def test_a_subset_that_is_out_is_no_answer(sticky: StickyPolicy | None) -> None:
+    async with playbook((("version", "1"),), sticky=sticky) as play:
+        play.clusters["web"].update(make_state(name, version) for name, version in (("b:1", "2"), ("c:1", "2")))
+        play.downstream >> b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+        await play.downstream.expect(b"HTTP/1.1 503", until=b"\r\n\r\n")
+        await play.downstream.read_until(b"\n")
+        assert play.dialled == []
+        (line,) = play.lines
+        assert line.detail == "no endpoint of web can take the request: 2 of 2 are up; the route wants one with version = 1"  # type: ignore[attr-defined]
+
+
+async def test_a_subset_that_is_out_may_fall_back() -> None:
+    async with playbook((("version", "1"),), "any", None) as play:
+        assert {(await ask(play))[1] for _ in range(4)} == {b"a:1"}
+        play.clusters["web"].set_health("a:1", False)
+        assert {(await ask(play))[1] for _ in range(4)} == {b"b:1", b"c:1"}
+        assert counted(play, SPILLS.number) == {"subset": 4}
+
+
+async def test_a_client_is_led_back_within_the_subset_only() -> None:
+    async with playbook((("version", "2"),)) as play:
+        assert (await ask(play, cookie_of("c:1")))[1:] == (b"c:1", b"")
+        _, endpoint, line = await ask(play, cookie_of("a:1"))
+        assert endpoint in (b"b:1", b"c:1")
+        assert line.startswith(cookie_of(endpoint.decode()))
