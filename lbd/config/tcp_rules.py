@@ -27,7 +27,7 @@ __all__ = ["check_http_listener", "check_proxy_protocol", "check_send_proxy", "c
 
 OF_REQUESTS = ("host", "path", "path_exact", "path_regex", "methods", "headers", "query", "respond", "redirect", "rewrite", "max_body")
 OF_HTTP = ("reason_header", "half_close", "upgrades", "redirect_to_https", "forwarded", "http2", "passthrough")
-LIMITS_OF_HTTP = ("head", "target", "fields", "body", "requests")
+LIMITS_OF_HTTP = ("head", "target", "fields", "body", "requests", "min_upload_rate", "min_download_rate", "rate_grace")
 TIMEOUTS_OF_HTTP = ("head", "keepalive", "body", "linger")
 TIMEOUTS_OF_REQUESTS = ("response", "idle", "total")
 EVERYWHERE = ("0.0.0.0/0", "::/0")

@@ -104,6 +104,9 @@ class MemoryStream(Stream):
             self._part()
             Pollable.close(self)
 
+    def untaken(self) -> int:
+        return 0 if self._other is None else len(self._other.inbox)
+
     def reset(self) -> None:
         if not self.is_closed:
             self._break_other()

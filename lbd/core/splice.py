@@ -15,7 +15,7 @@ from lbd.core.pipes import LARGEST
 from lbd.core.stream import send_buffer_of, unsent_bytes_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from lbd.core.pipes import Pipe
     from lbd.core.stream import Stream
@@ -33,15 +33,15 @@ async def splice(
     window: int,
     moved: Callable[[int], None],
     *,
-    stuck: Callable[[], None] = lambda: None,
+    stuck: Callable[[], Awaitable[None]] | None = None,
     waits: bool = True,
 ) -> int:
     """Moves `count` bytes (-1: all there are) and tells how many; fewer than `count` when the source ended, or, unless it `waits`,
     has nothing for now.
 
     At most `window` bytes are held for a sink that has no room. `moved(n)` hears of every n bytes that the sink took, so that a
-    sink that is slow but takes something is not one that stands still; stuck(), that it is the sink which is waited for now. OSError:
-    one of the two broke; `error.filename` is "source" or "sink".
+    sink that is slow but takes something is not one that stands still. `await stuck()` waits for the sink, in place of its `writable`.
+    OSError: one of the two broke; `error.filename` is "source" or "sink".
     """
     pipe = source.reactor.pipes.take() if source.can_splice and sink.can_splice else None
     if pipe is None:
@@ -59,7 +59,13 @@ class _Splicing:
     __slots__ = ("_buffer", "_moved", "_pipe", "_sink", "_source", "_steps", "_stuck", "_waits", "held")
 
     def __init__(
-        self, source: Stream, sink: Stream, pipe: Pipe, moved: Callable[[int], None], stuck: Callable[[], None], waits: bool
+        self,
+        source: Stream,
+        sink: Stream,
+        pipe: Pipe,
+        moved: Callable[[int], None],
+        stuck: Callable[[], Awaitable[None]] | None,
+        waits: bool,
     ) -> None:
         self._source = source
         self._sink = sink
@@ -120,8 +126,7 @@ class _Splicing:
                 sent = os.splice(self._pipe.reading, sink.fd, self.held, flags=SPLICE_MOVE_NONBLOCK)
             except BlockingIOError:
                 sink.may_write = False
-                self._stuck()
-                await sink.writable
+                await (sink.writable if self._stuck is None else self._stuck())
             except OSError as error:
                 error.filename = "sink"
                 raise
@@ -131,7 +136,13 @@ class _Splicing:
 
 
 async def _copy(
-    source: Stream, sink: Stream, count: int, window: int, moved: Callable[[int], None], stuck: Callable[[], None], waits: bool
+    source: Stream,
+    sink: Stream,
+    count: int,
+    window: int,
+    moved: Callable[[int], None],
+    stuck: Callable[[], Awaitable[None]] | None,
+    waits: bool,
 ) -> int:
     total = steps = 0
     while count < 0 or total < count:
@@ -148,8 +159,7 @@ async def _copy(
                 moved(sent)
                 rest = rest[sent:]
             else:
-                stuck()
-                await sink.writable
+                await (sink.writable if stuck is None else stuck())
         total += len(data)
         steps += 1
         if steps % STEPS == 0:

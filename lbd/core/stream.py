@@ -110,6 +110,10 @@ class Stream(Pollable):
         """As is_fresh(), asking the kernel, which may know more than the last poll told."""
         return not self.hung_up and not self.is_closed and not is_readable(self.fd)
 
+    def untaken(self) -> int:
+        """Bytes sent but not yet acknowledged by the other side: a slow reader shows here first. OSError: it is closed."""
+        return unsent_bytes_of(self)
+
     def reset(self) -> None:
         """Closes so that the peer sees a reset, not an orderly end: what it got is not whole."""
         if not self.is_closed:
@@ -198,6 +202,8 @@ def send_buffer_of(stream: Stream) -> int:
 
 def unsent_bytes_of(stream: Stream) -> int:
     """Bytes sent but not yet acknowledged by the other side: a slow reader shows here first."""
+    if stream.fd < 0:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
     return int(struct.unpack("i", fcntl.ioctl(stream.fd, SIOCOUTQ, b"\0\0\0\0"))[0])
 
 

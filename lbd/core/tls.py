@@ -347,6 +347,9 @@ class TlsStream(Stream):
         except OSError:
             pass
 
+    def untaken(self) -> int:
+        return len(self._unsent) + self._raw.untaken()
+
     def is_fresh(self) -> bool:
         if self.hung_up or self.is_closed or self._has_ended:
             return False

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from lbd.core.fiber import HungUp
 from lbd.core.timers import NEVER
 from lbd.proxy.dial import open_upstream, prefers_own
-from lbd.proxy.endings import CONNECT, RESPONSE, SEND, TOTAL
+from lbd.proxy.endings import CONNECT, RESPONSE, TOTAL
+from lbd.proxy.pace import wait_for_reader
 from lbd.proxy.proxied import introduction
 from lbd.wire.body import NO_BODY
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from lbd.core.fiber import Fiber
     from lbd.proxy.downstream import Downstream
     from lbd.proxy.listening import Listener
+    from lbd.proxy.pace import Patience
     from lbd.proxy.retrying import FailedAttempts
     from lbd.proxy.target import Target
     from lbd.proxy.upstream import Upstream
@@ -39,8 +41,9 @@ class Attempting:
     __slots__ = (
         "_certain", "_extra", "_host", "_path", "_pool", "_sent_at", "attempts", "body", "bytes_in", "bytes_out", "claim", "client",
         "connect_seconds", "detail", "downstream", "duration", "endpoint", "failed", "fiber", "first_byte_seconds", "framing", "is_reused",
-        "is_tunnel", "listener", "needs_new", "reactor", "reason", "request", "request_id", "route", "started", "status", "target",
-        "total_at", "tunnelled_down", "tunnelled_up", "upload", "upload_done", "upstream", "upstream_in", "upstream_out", "waited",
+        "is_tunnel", "listener", "needs_new", "patience", "reactor", "reason", "request", "request_id", "route", "started", "status",
+        "target", "total_at", "tunnelled_down", "tunnelled_up", "upload", "upload_done", "upstream", "upstream_in", "upstream_out",
+        "waited",
     )  # fmt: skip
 
     def __init__(self, listener: Listener, downstream: Downstream, request: RequestHead, fiber: Fiber, started: float) -> None:
@@ -76,6 +79,7 @@ class Attempting:
         self.tunnelled_up = 0  # bytes that were counted when they moved
         self.tunnelled_down = 0
         self.upload_done = True
+        self.patience: Patience | None = None  # with a client that reads slowly, once it was waited for
         self.upload: Fiber | None = None
         self.body: bytes | None = b""  # None: it does not lie in memory
         self._path = b""  # the request as it goes upstream: its target, Host, and lines behind its fields
@@ -169,8 +173,7 @@ class Attempting:
         """Until the downstream has taken everything; it may be slow, but must take something."""
         downstream = self.downstream
         while downstream.unsent:
-            self.arm(self.listener.body_timeout, SEND)
-            await downstream.stream.writable
+            await wait_for_reader(self)
             downstream.send_more()
 
     def arm(self, seconds: float, kind: int) -> None:

@@ -105,6 +105,10 @@ class Downstream:
     def send_more(self) -> None:
         raise NotImplementedError
 
+    def untaken(self) -> int:
+        """How many of `bytes_out` have not arrived at the other side yet, as far as that can be known. OSError: it is gone."""
+        return 0
+
     def cut(self) -> None:
         """Ends a response in the middle, so that the client can tell."""
         raise NotImplementedError

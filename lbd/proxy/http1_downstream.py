@@ -235,6 +235,9 @@ class Http1Downstream(Downstream):
     def send_more(self) -> None:
         self.unsent = self.unsent[self._bytes.send(self.unsent) :] or b""
 
+    def untaken(self) -> int:
+        return len(self.unsent) + self._bytes.untaken()
+
     def cut(self) -> None:
         """Ends a response in the middle, so that the client can tell: a reset where only the end of the stream says "whole"."""
         self.keep_alive = False

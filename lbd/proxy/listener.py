@@ -29,6 +29,10 @@ class ListenerLimits:
     # Of one address (IPv6: of its /64), per worker; trusted proxies and this machine have no limit. A large office is one address.
     connections_per_address: Annotated[int, Count(zero="no limit")] = 1000
     requests: Annotated[int, Count(zero="no limit")] = 0  # of one connection
+    # Bytes a second, while everything waits for the client (proxy/pace.py): what a modem of 2,400 baud has; nobody works with less.
+    min_upload_rate: Annotated[int, Size(0, 1 << 30, zero="no limit")] = 240  # of a request's body: 408
+    min_download_rate: Annotated[int, Size(0, 1 << 30, zero="no limit")] = 240  # of a response: closed
+    rate_grace: Annotated[float, Duration()] = 20.0  # seconds of waiting in which less may come, or go
     window: Annotated[int, Size(4096, 1 << 24)] = 64 * 1024  # bytes held for a slow reader, per direction
 
 

@@ -27,6 +27,12 @@ REASONS: dict[str, Reason] = {
     # The downstream's
     "header_timeout": Reason(Side.DOWNSTREAM, 408, "no whole request head came in time", "listener.NAME.timeouts.head"),
     "body_timeout": Reason(Side.DOWNSTREAM, 408, "the request body stopped moving", "listener.NAME.timeouts.body"),
+    "upload_too_slow": Reason(
+        Side.DOWNSTREAM, 408, "the request body came too slowly for too long", "listener.NAME.limits.min_upload_rate and rate_grace"
+    ),
+    "download_too_slow": Reason(
+        Side.DOWNSTREAM, 0, "the client took its response too slowly for too long", "listener.NAME.limits.min_download_rate and rate_grace"
+    ),
     "request_too_large": Reason(
         Side.DOWNSTREAM, 413, "the request body is above the limit", "listener.NAME.limits.body or the route's max_body"
     ),

@@ -5,6 +5,7 @@ Backpressure is the order of the calls: nothing is read from one side before the
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from lbd.core.fiber import Expired
@@ -13,6 +14,7 @@ from lbd.core.stream import Stream
 from lbd.errors import ProxyError, Side
 from lbd.proxy.endings import RESPONSE, SEND, timeout_failure
 from lbd.proxy.grpc import NOT_GRPC
+from lbd.proxy.pace import BODY, SLOW, UploadPace, wait_for_reader
 from lbd.proxy.reasons import failure
 
 if TYPE_CHECKING:
@@ -28,8 +30,8 @@ SPLICE_FROM = 128 * 1024  # bytes still to come from which on splicing is cheape
 MOST_INTERIM = 32  # 1xx responses to one request: more is an upstream gone mad
 STEPS = 16  # reads of a body before other fibers get a turn, unless it is time before: chunks may be tiny
 
-BODY, IDLE = 20, 21  # kinds of deadlines: the downstream sends no more of its body; nothing moves between the two
-UPLOAD_LATE = {BODY: "body_timeout", IDLE: "upstream_stalled"}
+IDLE = 21  # a kind of deadline: nothing moves between the two
+UPLOAD_LATE = {BODY: "body_timeout", SLOW: "upload_too_slow", IDLE: "upstream_stalled"}
 
 
 async def run_upload(exchange: Exchange) -> None:
@@ -75,14 +77,15 @@ async def send_body_up(exchange: Exchange, upload: Fiber) -> None:
     """Request body, downstream to upstream. OSError: the downstream broke. ProxyError: either side."""
     downstream, upstream, route = exchange.downstream, exchange.upstream, exchange.route
     limit = exchange.body_limit(route)
+    pace = UploadPace(exchange, upload)
     steps = 0
     while not downstream.body_ended:
         if downstream.body_remaining() >= SPLICE_FROM and upstream.is_spliceable():
-            await splice_up(exchange, upload, upstream)
+            await splice_up(exchange, upload, upstream, pace)
             continue
         payload = downstream.maybe_body(exchange.listener.window)
         if payload is None:
-            await wait_for_body(exchange, upload)
+            await wait_for_body(exchange, upload, pace)
             continue
         if limit and downstream.body_received > limit:
             raise failure("request_too_large", f"the body is above {limit} bytes")
@@ -98,7 +101,7 @@ async def send_body_up(exchange: Exchange, upload: Fiber) -> None:
     upload.disarm()
 
 
-async def wait_for_body(exchange: Exchange, upload: Fiber) -> None:
+async def wait_for_body(exchange: Exchange, upload: Fiber, pace: UploadPace) -> None:
     """More of it. A client that expects a 100 may wait for it with the whole body, and until then it is the upstream's turn."""
     downstream, upstream = exchange.downstream, exchange.upstream
     if exchange.request.expect_continue and downstream.body_received == 0 and upstream.interim == 0:
@@ -113,8 +116,13 @@ async def wait_for_body(exchange: Exchange, upload: Fiber) -> None:
     if downstream.grpc_status != NOT_GRPC:
         await wait_in_call(exchange, upload, downstream.stream)
         return
-    upload.arm(exchange.listener.body_timeout, BODY)
-    await downstream.stream.readable
+    pace.begin()
+    try:
+        await downstream.stream.readable
+    except Expired as expired:
+        if expired.kind != SLOW or not pace.is_excused():
+            raise
+    pace.end()
 
 
 async def wait_in_call(exchange: Exchange, fiber: Fiber, stream: Pollable) -> None:
@@ -136,18 +144,21 @@ async def wait_in_call(exchange: Exchange, fiber: Fiber, stream: Pollable) -> No
                 raise
 
 
-async def splice_up(exchange: Exchange, upload: Fiber, upstream: Upstream) -> None:
-    downstream, timeout = exchange.downstream, exchange.listener.body_timeout
+async def splice_up(exchange: Exchange, upload: Fiber, upstream: Upstream, pace: UploadPace) -> None:
+    downstream = exchange.downstream
 
     def moved(count: int) -> None:
         downstream.body_spliced(count)
         upstream.bytes_out += count
-        upload.arm(timeout, BODY)
+        pace.end()
+        pace.begin()
 
-    def stuck() -> None:
+    async def stuck() -> None:
+        pace.end()
         upload.arm(exchange.target.idle_timeout, IDLE)
+        await upstream.stream.writable
 
-    upload.arm(timeout, BODY)
+    pace.begin()
     wanted, window = downstream.body_remaining(), exchange.listener.window
     try:
         got = await splice(bytes_of(downstream.stream), bytes_of(upstream.stream), wanted, window, moved, stuck=stuck)
@@ -155,6 +166,10 @@ async def splice_up(exchange: Exchange, upload: Fiber, upstream: Upstream) -> No
         if error.filename == "sink":
             raise upstream.broken("upstream_reset", f"sending failed: {error.strerror}") from error
         raise
+    except Expired as expired:
+        if expired.kind != SLOW or not pace.is_excused():
+            raise
+        return  # nothing of it is in our hands; the next step has more patience
     if got < wanted:
         raise failure("downstream_closed", "closed in the middle of a request body")
 
@@ -205,13 +220,12 @@ async def splice_down(exchange: Exchange, upstream: Upstream) -> None:
         downstream.bytes_out += count
         exchange.arm(timeout, IDLE)
 
-    def stuck() -> None:
-        exchange.arm(exchange.listener.body_timeout, SEND)
-
     exchange.arm(timeout, IDLE)
     wanted, window = upstream.body_remaining(), exchange.listener.window
     try:
-        got = await splice(bytes_of(upstream.stream), bytes_of(downstream.stream), wanted, window, moved, stuck=stuck)
+        got = await splice(
+            bytes_of(upstream.stream), bytes_of(downstream.stream), wanted, window, moved, stuck=partial(wait_for_reader, exchange)
+        )
     except OSError as error:
         if error.filename == "source":
             raise upstream.broken("upstream_reset", f"it reset the connection: {error.strerror}") from error
