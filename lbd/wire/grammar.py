@@ -64,9 +64,9 @@ WRITTEN = (
     b"forwarded", b"via", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-port", b"x-forwarded-proto", b"x-real-ip",
     b"x-request-id", b"x-client-cert-verify", b"x-client-cert-subject", b"x-client-cert-san", b"x-client-cert-fingerprint",
 )  # fmt: skip
-LOOKALIKES = frozenset(
+LOOKALIKES = frozenset(  # and those that would frame a request, to them and to nobody else
     spelled
-    for name in WRITTEN
+    for name in (*WRITTEN, b"content-length", b"transfer-encoding")
     for marks in product((b"-", b"_"), repeat=name.count(b"-"))
     if (spelled := b"".join(word + mark for word, mark in zip(name.split(b"-"), (*marks, b""), strict=True))) != name
 )

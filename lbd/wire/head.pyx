@@ -351,12 +351,16 @@ cdef Kind kind_of(Text name, Py_ssize_t size, bint is_request) noexcept:
             return CONNECTION
         return DROPPED if same(name, b"keep-alive", 10) else PLAIN
     if size == 14:
-        return LENGTH if same(name, b"content-length", 14) else PLAIN
+        if same(name, b"content-length", 14):
+            return LENGTH
+        return CLAIM if is_request and alike(name, b"content-length", 14) else PLAIN
     if size == 17:
         if same(name, b"transfer-encoding", 17):
             return CODING
         if not is_request:
             return PLAIN
+        if alike(name, b"transfer-encoding", 17):
+            return CLAIM
         return CLAIM if alike(name, b"x-forwarded-proto", 17) or alike(name, b"x-client-cert-san", 17) else PLAIN
     if size == 16:
         if same(name, b"proxy-connection", 16):

@@ -6,9 +6,11 @@ is; others are answered meanwhile; and little of it reaches the endpoint.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import threading
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -44,7 +46,7 @@ from tests.wire.http2_frames import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 WINDOW, STREAMS = 64 * 1024, 100  # of a stream; at a time on a connection
 GREETING = PREFACE + settings() + raw(SETTINGS, ACK, 0)
@@ -169,6 +171,7 @@ def repeated(frame: bytes, times: int) -> list[bytes]:
 
 
 ASK, ASK_POST = block(REQUEST), block(POST)
+ASK_SLOW, ASK_LARGE = (block([*REQUEST[:2], (":path", path), REQUEST[3]]) for path in ("/slow/1", "/bytes/1000000"))
 
 
 def expanding(times: int) -> list[bytes]:
@@ -240,3 +243,128 @@ def test_a_flood(lab: Lab, name: str) -> None:
 
 def counted(lab: Lab, before: dict[str, float], series: str) -> float:
     return lab.lbd.metrics().get(series, 0.0) - before.get(series, 0.0)
+
+
+# Resets
+
+
+def rapid_resets() -> Iterator[bytes]:
+    """CVE-2023-44487: 100,000 of them."""
+    for first in range(1, 200_000, 1000):
+        yield b"".join(raw(HEADERS, 5, number, ASK) + reset(number) for number in range(first, first + 1000, 2))
+
+
+def slow_resets() -> Iterator[bytes]:
+    """In time for each request to be on its way upstream."""
+    for number in range(1, 2000, 2):
+        time.sleep(0.001)
+        yield raw(HEADERS, 5, number, ASK_SLOW)
+        time.sleep(0.001)
+        yield reset(number)
+
+
+def made_resets() -> Iterator[bytes]:
+    """CVE-2025-8671: requests that are whole, and then wrong, in each way there is. lbd resets them itself."""
+    faults = [
+        lambda n: window(n, 0),
+        lambda n: window(n, (1 << 31) - 1),
+        lambda n: raw(DATA, 0, n, b"x"),
+        lambda n: raw(HEADERS, 5, n, ASK),
+        lambda n: raw(PRIORITY, 0, n, bytes(4)),
+    ]
+    for number in range(1, 20_000, 2):
+        yield raw(HEADERS, 5, number, ASK_SLOW) + faults[number // 2 % len(faults)](number)
+
+
+@pytest.mark.parametrize("frames", [rapid_resets, slow_resets, made_resets])
+def test_resets(lab: Lab, frames: Callable[[], Iterator[bytes]]) -> None:
+    memory, before = lab.memory(), len(lab.origin.received)
+    with Http2Socket(lab.port) as others, Attacker(lab.port) as attacker:
+        attacker.say(GREETING)
+        attacker.flood(frames())
+        code, words = attacker.goaway()
+        assert (code, b"streams reset" in words) == (ENHANCE_YOUR_CALM, True)
+        assert others.answer(others.get("/126")).status == 200
+    assert len(lab.origin.received) - before <= 200 + 2
+    wait_until(lambda: lab.lbd.metric("lbd_http2_streams") == 0, "the attacker's streams to end")
+    rests(lab)
+    assert lab.memory() - memory < 16
+
+
+def rests(lab: Lab) -> None:
+    """What is over costs nothing any more."""
+
+    def at_rest() -> bool:
+        before = lab.cpu()
+        time.sleep(0.5)
+        return lab.cpu() - before <= 0.1
+
+    wait_until(at_rest, "lbd to have nothing to do", 20.0)
+
+
+# Who does not read, or nearly not
+
+
+def test_who_does_not_read_the_answers_to_pings(lab: Lab) -> None:
+    """Slowly enough for the allowance: what is not taken stops the reading, and with it the connection's memory."""
+    memory = lab.memory()
+    with Http2Socket(lab.port) as others, Attacker(lab.port, is_deaf=True) as attacker:
+        attacker.say(GREETING)
+        attacker.socket.settimeout(0.2)
+        sent = 0
+        while sent < 200 and attacker.say(raw(PING, 0, 0, bytes(8)) * 40):
+            sent += 1
+            time.sleep(0.005)
+        assert others.answer(others.get("/126")).status == 200
+        assert lab.memory() - memory < 8
+
+
+def test_windows_that_are_never_opened(lab: Lab) -> None:
+    """Many streams on many connections: a piece of each body is held, until timeouts.body."""
+    memory = lab.memory()
+    with contextlib.ExitStack() as stack:
+        attackers = [stack.enter_context(Attacker(lab.port)) for _ in range(10)]
+        for attacker in attackers:
+            attacker.say(PREFACE + settings((4, 0)) + raw(SETTINGS, ACK, 0))
+            attacker.say(b"".join(raw(HEADERS, 5, number, ASK_LARGE) for number in range(1, 2 * STREAMS, 2)))
+        with Http2Socket(lab.port) as others:
+            assert others.answer(others.get("/126")).status == 200
+            wait_until(lambda: lab.lbd.metric("lbd_http2_streams") >= 1, "the streams")
+            assert lab.memory() - memory < 10 * STREAMS * 1.5 * WINDOW / 1e6
+            wait_until(lambda: lab.lbd.metric("lbd_http2_streams") == 0, "their end", 30.0)
+            assert others.answer(others.get("/126")).status == 200
+        wait_until(lambda: all(len(resets(attacker)) == STREAMS for attacker in attackers), "a reset for each")
+    assert lab.lbd.metric("lbd_rejected_total", reason="downstream_stalled") >= 10 * STREAMS
+
+
+def resets(attacker: Attacker) -> set[int]:
+    return {stream for kind, stream, _ in attacker.frames() if kind == 3}
+
+
+def test_a_window_that_is_opened_by_a_byte_at_a_time(lab: Lab) -> None:
+    """CVE-2019-9511: each byte would be a frame."""
+    with Http2Socket(lab.port) as others, Attacker(lab.port) as attacker:
+        attacker.say(PREFACE + settings((4, 0)) + raw(SETTINGS, ACK, 0) + raw(HEADERS, 5, 1, ASK_LARGE))
+        attacker.flood(repeated(window(1, 1), 40_000))
+        code, words = attacker.goaway()
+        assert (code, b"idle frames" in words) == (ENHANCE_YOUR_CALM, True)
+        assert others.answer(others.get("/126")).status == 200
+
+
+# Who asks, and goes no further
+
+
+def test_streams_that_are_opened_and_left(lab: Lab) -> None:
+    """They have as long as a body may stand still."""
+    with Http2Socket(lab.port) as others, Attacker(lab.port) as attacker:
+        attacker.say(GREETING)
+        attacker.say(b"".join(raw(HEADERS, 4, number, ASK_POST) for number in range(1, 2 * STREAMS + 2, 2)))
+        wait_until(lambda: any(kind == 3 for kind, _, _ in attacker.frames()), "the stream too many to be refused")
+        assert others.answer(others.get("/126")).status == 200
+        wait_until(lambda: len(resets(attacker)) == STREAMS + 1, "the others to be given up", 30.0)
+
+
+def test_a_head_that_never_ends_while_nothing_else_is_asked(lab: Lab) -> None:
+    with Attacker(lab.port) as attacker:
+        attacker.say(GREETING + raw(HEADERS, 0, 1, ASK))
+        attacker.goaway()
