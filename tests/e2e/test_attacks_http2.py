@@ -85,7 +85,7 @@ bind = "127.0.0.1:{admin}"
 [listener.web]
 bind = "127.0.0.1:{port}"
 cluster = "web"
-timeouts = {{ body = "2s", linger = "1s", head = "2s", keepalive = "5s" }}
+timeouts = {{ body = "2s", linger = "1s", head = "4s" }}
 [cluster.web]
 endpoints = ["{origin.address}"]
 """
@@ -280,6 +280,7 @@ def made_resets() -> Iterator[bytes]:
 def test_resets(lab: Lab, frames: Callable[[], Iterator[bytes]]) -> None:
     memory, before = lab.memory(), len(lab.origin.received)
     with Http2Socket(lab.port) as others, Attacker(lab.port) as attacker:
+        assert others.answer(others.get("/126")).status == 200
         attacker.say(GREETING)
         attacker.flood(frames())
         code, words = attacker.goaway()
