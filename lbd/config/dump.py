@@ -24,7 +24,7 @@ from lbd.routing.conditions import PRESENT
 if TYPE_CHECKING:
     from lbd.config.schema import Config
 
-__all__ = ["MASK", "dump_json", "dump_toml", "dump_tree", "toml_text"]
+__all__ = ["MASK", "dump_json", "dump_toml", "dump_tree", "grouped", "toml_text"]
 
 MASK = "********"
 SECRETS = {(AdminPolicy, "token"), (StickyPolicy, "secret")}

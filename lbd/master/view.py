@@ -9,14 +9,14 @@ import trio
 
 from lbd import __version__, core, metrics
 from lbd.admin.command import Fault
-from lbd.cluster.tiers import is_panic
-from lbd.config.dump import dump_json, dump_toml
+from lbd.cluster.tiers import BACKUP, is_panic, spread
+from lbd.config.dump import dump_json, dump_toml, grouped
 from lbd.master.commands import Member
 from lbd.master.control import named
 from lbd.master.states import MasterState, WorkerState
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from lbd.admin.command import Command
     from lbd.admin.view import OwnMetric
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from lbd.master.master import Master
     from lbd.master.overlay import Named
     from lbd.master.reloads import Reloads
+    from lbd.worker.messages import EndpointState
 
 __all__ = ["MasterView"]
 
@@ -78,6 +79,8 @@ class MasterView:
             "is_checked": cluster.health is not None,
             "up": sum(state.up and not state.drained for state in states),
             "panic": is_panic(states, cluster.spread()),
+            "levels": levels_of(cluster, states),
+            "sticky": cluster.sticky is not None,
             **(admission_of(master.board, master.book.places()[cluster.name], cluster) if master.supervisor else {}),
             "endpoints": [
                 {
@@ -88,6 +91,9 @@ class MasterView:
                     "drained": state.drained,
                     "overlays": master.control.of(cluster.name, named(endpoint)),
                     "backup": state.backup,
+                    "priority": state.priority,
+                    "zone": state.zone,
+                    "metadata": grouped(state.metadata),
                     "max_requests": state.max_requests,
                     "inflight": master.board.inflight(state.index),
                     **health.get(state.address, {"checked": False}),
@@ -171,3 +177,18 @@ class MasterView:
 def admission_of(board: Board, place: int, cluster: ClusterPolicy) -> dict[str, Any]:
     """What all endpoints together have; `inflight` counts only while anything in the cluster is limited."""
     return {"max_requests": cluster.limits.max_requests, "inflight": board.inflight(place), "queued": board.waiting(place)}
+
+
+def levels_of(cluster: ClusterPolicy, states: Sequence[EndpointState]) -> list[dict[str, Any]]:
+    """In the order in which they are tried, with their shares of all requests; `kind` says why requests are in a part ("": at home)."""
+    return [
+        {
+            "level": "backup" if level.number == BACKUP else level.number,
+            "endpoints": len(level.members),
+            "up": level.up,
+            "share": round(level.share, 3),
+            "panic": level.is_panicking,
+            "parts": [{"kind": part.kind, "endpoints": len(part.usable), "share": round(part.share, 3)} for part in level.parts],
+        }
+        for level in spread(states, cluster.spread())
+    ]
