@@ -1,8 +1,8 @@
 """What an operator wants of an endpoint, read from a request.
 
-    POST /api/v1/clusters/CLUSTER/endpoints/ENDPOINT/drain      for, reason, force
-    POST /api/v1/clusters/CLUSTER/endpoints/ENDPOINT/enable
-    POST /api/v1/clusters/CLUSTER/endpoints/ENDPOINT/weight     weight, for, reason
+    POST /api/v1/clusters/CLUSTER/endpoints/ENDPOINT/drain      for, reason, by, force
+    POST /api/v1/clusters/CLUSTER/endpoints/ENDPOINT/enable     by
+    POST /api/v1/clusters/CLUSTER/endpoints/ENDPOINT/weight     weight, for, reason, by
 
 The settings stand in the query, or in the body, as a form (curl -d for=1h) or as a JSON object. ENDPOINT is as in the configuration,
 "app.internal:80" or "unix:/run/app.sock", or one of its addresses; it may be percent-encoded. Whatever is wrong is a Fault with a
@@ -27,15 +27,15 @@ __all__ = ["VERBS", "Command", "Fault", "is_command", "parse_command"]
 
 # The settings that each verb takes.
 VERBS: dict[str, tuple[str, ...]] = {
-    "drain": ("for", "reason", "force"),
-    "enable": (),
-    "weight": ("weight", "for", "reason"),
+    "drain": ("for", "reason", "by", "force"),
+    "enable": ("by",),
+    "weight": ("weight", "for", "reason", "by"),
 }
 PLACE = re.compile(r"/api/v1/clusters/([^/]+)/endpoints/(.+)/([a-z]+)")
 SPAN = Duration(minimum=1.0)
 LEAST_WEIGHT, GREATEST_WEIGHT = 1, 65535  # as in the configuration
 RESET = "reset"  # as a weight: the configuration's
-TEXT_LIMIT = 200  # characters of a reason: it is shown in a line
+TEXT_LIMIT = 200  # characters of a reason and of a name: they are shown in a line
 
 Settings = dict[str, object]
 
@@ -86,9 +86,9 @@ def parse_command(path: str, query: str, body: bytes, who: str) -> Command:
         endpoint,
         _seconds(settings),
         _weight(settings) if verb == "weight" else 0,
-        _reason(settings),
+        _line(settings, "reason"),
         _force(settings),
-        who,
+        who_by(who, _line(settings, "by")),
     )
 
 
@@ -113,15 +113,12 @@ def _of_body(body: bytes) -> Settings:
 
 
 def _unknown(key: str, verb: str) -> str:
-    known = VERBS[verb]
-    if not known:
-        return f'{verb} takes no settings; take "{key}" out'
-    return f'{verb} takes no "{key}"; {hint(key, known)}'
+    return f'{verb} takes no "{key}"; {hint(key, VERBS[verb])}'
 
 
 def hint(word: str, words: Iterable[str]) -> str:
     near = closest(word, words)
-    return f'did you mean "{near}"?' if near else f"there are {', '.join(words)}"
+    return f'did you mean "{near}"?' if near else f"there is {', '.join(words)}"
 
 
 def _seconds(settings: Settings) -> float:
@@ -151,13 +148,18 @@ def _weight(settings: Settings) -> int:
     return given
 
 
-def _reason(settings: Settings) -> str:
-    given = settings.get("reason", "")
+def _line(settings: Settings, key: str) -> str:
+    given = settings.get(key, "")
     if not isinstance(given, str):
-        raise Fault(422, f"reason must be a string, not {kind_of(given)}")
+        raise Fault(422, f"{key} must be a string, not {kind_of(given)}")
     if len(given) > TEXT_LIMIT or not given.isprintable():
-        raise Fault(422, f"reason must be one line of {TEXT_LIMIT} characters at most")
+        raise Fault(422, f"{key} must be one line of {TEXT_LIMIT} characters at most")
     return given
+
+
+def who_by(who: str, by: str) -> str:
+    """What we know of whoever asks, and in brackets what it says of itself: root (ann)."""
+    return f"{who} ({by})" if by and by != who else who
 
 
 def _force(settings: Settings) -> bool:

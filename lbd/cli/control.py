@@ -42,6 +42,10 @@ def command_daemon(
     """`find` is for find_admin(). EnvironmentFault: it was refused, and why."""
     path = path_of(place, verb)
     address, token = find_admin(*find)
+    # Of the control socket's other end the daemon knows the user, which is root for everybody who came by sudo.
+    environ = find[2]
+    by = environ.get("SUDO_USER", "") if address.kind == "unix" else environ.get("SUDO_USER") or environ.get("USER", "")
+    settings = {**settings, "by": by if by.isprintable() else ""}
     body = json.dumps({key: value for key, value in settings.items() if value not in ("", False)}).encode()
     answer = trio.run(partial(ask, address, "POST", path, body=body, token=token, timeout=TIMEOUT))
     content = outcome_of(answer)

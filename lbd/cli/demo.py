@@ -38,6 +38,7 @@ The configuration is {config}. Try, in another terminal:
   curl -v 127.0.0.1:{port}/early                  an early hint (103); /trailers has a field behind the body, /ws echoes WebSockets
   curl 127.0.0.1:{admin}/metrics                    what Prometheus would scrape
   {lbd} status --admin 127.0.0.1:{admin}
+  {lbd} drain all/127.0.0.1:{first} --for 1m --admin unix:{control}    alpha gets no more requests for a minute; `enable` ends it
 
 Ctrl-C ends all.
 """
@@ -53,9 +54,25 @@ def run_demo(port: int = 0) -> int:
         keys = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lbd-demo-")))
         write_certificate(("localhost", "127.0.0.1", "::1"), keys)
         command = "lbd" if shutil.which("lbd") else f"{sys.executable} -m lbd"
-        places = {"port": port, "tls": tls_port, "admin": admin_port, "ca": keys / "ca.pem", "config": CONFIG, "lbd": command}
+        control = keys / "control.sock"
+        places = {
+            "port": port,
+            "tls": tls_port,
+            "admin": admin_port,
+            "ca": keys / "ca.pem",
+            "config": CONFIG,
+            "lbd": command,
+            "control": control,
+            "first": origins[0],
+        }
         print(TEXT.format(**places, origins=", ".join(map(str, origins))), flush=True)
-        names: dict[str, object] = {"DEMO_PORT": port, "DEMO_TLS_PORT": tls_port, "DEMO_ADMIN_PORT": admin_port, "DEMO_KEYS": keys}
+        names: dict[str, object] = {
+            "DEMO_PORT": port,
+            "DEMO_TLS_PORT": tls_port,
+            "DEMO_ADMIN_PORT": admin_port,
+            "DEMO_KEYS": keys,
+            "DEMO_CONTROL": f"unix:{control}",
+        }
         names |= {f"DEMO_ORIGIN_{number}": origin for number, origin in enumerate(origins, 1)}
         return run_balancer({name: str(value) for name, value in names.items()})
 

@@ -88,7 +88,9 @@ def build_parser() -> argparse.ArgumentParser:
         return added
 
     add_file(command("check", check, "validate the configuration, without opening a port"))
-    add_file(command("config", show_config, "print the configuration in force: every key with its value"))
+    added = command("config", show_config, "print the configuration: every key with its value")
+    add_file(added)
+    added.add_argument("--effective", action="store_true", help="as the running daemon has it, with what was changed at run time")
     add_admin(command("reload", reload, "have the running daemon read its configuration again, and say what changed"))
     add_admin(command("status", status, "ask the running daemon how it is"))
     added = command("drain", drain, "send an endpoint no more requests: those in flight finish")
@@ -191,6 +193,10 @@ def counted(number: int, noun: str) -> str:
 def show_config(words: argparse.Namespace) -> int:
     from lbd.config.dump import dump_toml
 
+    if words.effective:
+        from lbd.cli.remote import show_effective
+
+        return show_effective(words.file, os.environ)
     print(dump_toml(load(words.file, os.environ)), end="")
     return Exit.OK
 

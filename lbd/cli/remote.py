@@ -32,6 +32,7 @@ TOKEN_VARIABLE = "LBD_ADMIN_TOKEN"
 PACKAGED_CONTROL = "unix:/run/lbd/control.sock"  # RuntimeDirectory=lbd, in systemd/lbd.service
 TITLES = ("ENDPOINT", "STATE", "WEIGHT", "IN FLIGHT", "")
 NUMBERS = TITLES[2:4]
+STATES = {"up": "up", "down": "DOWN", "ejected": "EJECTED", "half_open": "on trial"}
 KINDS = ("listeners", "binds", "routes", "clusters", "endpoints")
 
 Tree = dict[str, Any]
@@ -65,6 +66,16 @@ def show_status(file: Path, admin: str, environ: Mapping[str, str], *, as_json: 
         print(json.dumps({**daemon, "clusters": clusters}, indent=2))
     else:
         print("\n".join([*describe_status(daemon), *describe_clusters(clusters), *describe_dormant(daemon.get("overlays", []))]))
+    return Exit.OK
+
+
+def show_effective(file: Path, environ: Mapping[str, str]) -> int:
+    """The configuration that the daemon has in force."""
+    address, token = find_admin(file, "", environ)
+    answer = trio.run(partial(ask, address, "GET", "/api/v1/config?format=toml", token=token, timeout=STATUS_TIMEOUT))
+    if answer.status != 200:
+        content_of(answer)
+    print(answer.body.decode(), end="")
     return Exit.OK
 
 
@@ -175,11 +186,11 @@ def describe_clusters(clusters: Tree) -> Iterator[str]:
 def describe_endpoint(endpoint: Tree) -> tuple[str, ...]:
     """Its row of the table, below TITLES."""
     address, own = endpoint.get("address"), endpoint.get("name")
-    state = "up" if endpoint.get("up") else "DOWN"
+    state = STATES[endpoint.get("state") or ("up" if endpoint.get("up") else "down")]
     if endpoint.get("drained"):
-        state = "drained" if endpoint.get("up") else "drained, DOWN"
+        state = "drained" if endpoint.get("up") else f"drained, {state}"
     notes = ["backup"] if endpoint.get("backup") else []
-    if not endpoint.get("up") and (why := endpoint.get("why") or endpoint.get("last_reason")):
+    if why := endpoint.get("why"):
         notes.append(str(why))
     if endpoint.get("weight", 1) != endpoint.get("configured_weight", endpoint.get("weight", 1)):
         notes.append(f"configured weight {endpoint['configured_weight']}")

@@ -208,6 +208,10 @@ class Control:
             "dormant": is_dormant,
         }
 
+    def lines(self) -> list[str]:
+        """For people who read the configuration in force."""
+        return [f"at run time: {describe(overlay)}" for overlay in self.overlays]
+
     def metrics(self, members: Mapping[str, Iterable[Named]]) -> Iterator[OwnMetric]:
         yield metrics.OVERLAYS.name, {}, float(len(self.overlays))
         for cluster, all_named in members.items():

@@ -119,14 +119,13 @@ class MasterView:
 
     def _members(self, cluster: str) -> list[Member]:
         master = self._master
-        health = master.prober.snapshot(cluster)
         return [
             Member(
                 named(endpoint),
                 state.up,
                 state.backup,
                 master.board.inflight(state.index),
-                health.get(state.address, {}).get("last_reason", ""),
+                master.standings.why(cluster, state.address),
             )
             for endpoint, state in zip(master.book.found()[cluster], master.book.of(cluster), strict=True)
         ]
@@ -138,7 +137,7 @@ class MasterView:
         return {cluster: [named(endpoint) for endpoint in endpoints] for cluster, endpoints in master.book.found().items()}
 
     def config_toml(self) -> str:
-        return dump_toml(self._master.config)
+        return "".join(f"# {line}\n" for line in self._master.control.lines()) + dump_toml(self._master.config)
 
     def config_json(self) -> dict[str, Any]:
         return dump_json(self._master.config)

@@ -66,6 +66,13 @@ def test_settings_come_in_three_ways(query: str, body: object) -> None:
     assert parse(f"{PLACE}/drain", query, body) == Command("drain", "web", "10.0.0.1:80", 3600.0, 0, "new disk", True, "root")
 
 
+@pytest.mark.parametrize(("by", "who"), [("", "root"), ("ann", "root (ann)"), ("root", "root")])
+def test_whoever_asks_may_say_its_name(by: str, who: str) -> None:
+    command = parse(f"{PLACE}/enable", "", {"by": by})
+    assert isinstance(command, Command)
+    assert command.who == who
+
+
 @pytest.mark.parametrize("given", ["weight=7", {"weight": 7}, {"weight": "7"}])
 def test_a_weight(given: object) -> None:
     assert parse(f"{PLACE}/weight", *((given,) if isinstance(given, str) else ("", given))) == Command(
@@ -81,7 +88,7 @@ def test_a_weight_of_the_configuration() -> None:
     ("verb", "body", "answer"),
     [
         ("drian", b"", '404 an endpoint has no "drian"; did you mean "drain"?'),
-        ("close", b"", '404 an endpoint has no "close"; there are drain, enable, weight'),
+        ("close", b"", '404 an endpoint has no "close"; there is drain, enable, weight'),
         ("drain", b'{"for": ', "400 the body is no JSON ("),
         ("drain", b"[1]", '400 the body must be a JSON object like {"for": "1h"}, not an array'),
         ("drain", b'"for"', "400 the body must be a JSON object"),
@@ -89,8 +96,9 @@ def test_a_weight_of_the_configuration() -> None:
         ("drain", b"\xff\xfe", "400 the body cannot be read"),
         ("drain", b"[" * 50_000, "400 the body is no JSON"),
         ("drain", {"form": "1h"}, '422 drain takes no "form"; did you mean "for"?'),
-        ("drain", {"weight": 1}, '422 drain takes no "weight"; there are for, reason, force'),
-        ("enable", {"for": "1h"}, '422 enable takes no settings; take "for" out'),
+        ("drain", {"weight": 1}, '422 drain takes no "weight"; there is for, reason, by, force'),
+        ("enable", {"for": "1h"}, '422 enable takes no "for"; there is by'),
+        ("enable", {"by": "a\x1bb"}, "422 by must be one line of 200 characters at most"),
         ("drain", {"for": 60}, '422 for: must be a duration like "250ms" or "30s", not an integer'),
         ("drain", {"for": "1"}, '422 for: "1" has no unit; write "1s" or "1ms"'),
         ("drain", {"for": "1 fortnight"}, '422 for: "1 fortnight" has an unknown unit'),

@@ -45,6 +45,7 @@ class Daemon:
 def run(daemon: Daemon, monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
     monkeypatch.setattr(control, "ask", daemon.ask)
     monkeypatch.setenv("LBD_ADMIN_TOKEN", "secret")
+    monkeypatch.setenv("SUDO_USER", "ann")
     return main([*words, "--admin", "127.0.0.1:9901"])
 
 
@@ -68,7 +69,7 @@ def test_what_is_asked(
     daemon = Daemon()
     assert run(daemon, monkeypatch, *words) == 0
     ((method, asked, content, token),) = daemon.asked
-    assert (method, asked, json.loads(content), token) == ("POST", path, body, "secret")
+    assert (method, asked, json.loads(content), token) == ("POST", path, {**body, "by": "ann"}, "secret")
     assert capsys.readouterr() == ("web/app:80 is drained\n", "warning: a restart\n")
 
 

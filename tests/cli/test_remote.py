@@ -207,27 +207,27 @@ def test_clusters_for_people() -> None:
         "web": {
             "balance": "round-robin",
             "endpoints": [
-                {"name": "10.0.0.1:80", "address": "10.0.0.1:80", "weight": 1, "up": True, "inflight": 3, "last_reason": ""},
-                {"name": "b:80", "address": "10.0.0.2:80", "weight": 5, "backup": True, "up": False, "last_reason": "status 503"},
+                {"name": "10.0.0.1:80", "address": "10.0.0.1:80", "weight": 1, "up": True, "inflight": 3, "why": ""},
+                {"name": "b:80", "address": "10.0.0.2:80", "weight": 5, "backup": True, "up": False, "why": "down since 5 s: status 503"},
                 {"address": "10.0.0.3:80", "up": True, "drained": True, "inflight": 12, "overlays": [{**who, "kind": "drain"}]},
                 {
-                    "address": "10.0.0.4:80", "up": False, "drained": True, "last_reason": "refused", "weight": 2, "configured_weight": 9,
+                    "address": "10.0.0.4:80", "up": False, "drained": True, "why": "refused", "state": "ejected", "weight": 2, "configured_weight": 9,
                     "overlays": [{"kind": "drain", "who": "uid 7"}, {**who, "kind": "weight", "weight": 2, "until": None}],
                 },
             ],
         },
-        "api": {"balance": "random", "panic": True, "endpoints": [{"address": "10.0.0.3:80", "up": False, "last_reason": "status 500"}]},
+        "api": {"balance": "random", "panic": True, "endpoints": [{"address": "10.0.0.3:80", "up": False, "why": "status 500"}]},
         "none": {"balance": "random", "endpoints": []},
     }  # fmt: skip
     assert (
         "\n".join(describe_clusters(clusters))
         == """\
 cluster web: 1 of 4 endpoints up, 2 drained, round-robin
-  ENDPOINT            STATE          WEIGHT  IN FLIGHT
-  10.0.0.1:80         up                  1          3
-  10.0.0.2:80 (b:80)  DOWN                5          0  backup; status 503
-  10.0.0.3:80         drained             1         12  drained by root until 2026-11-28 18:00:00 UTC: disk
-  10.0.0.4:80         drained, DOWN       2          0  refused; configured weight 9; drained by uid 7; weight 2 by root: disk
+  ENDPOINT            STATE             WEIGHT  IN FLIGHT
+  10.0.0.1:80         up                     1          3
+  10.0.0.2:80 (b:80)  DOWN                   5          0  backup; down since 5 s: status 503
+  10.0.0.3:80         drained                1         12  drained by root until 2026-11-28 18:00:00 UTC: disk
+  10.0.0.4:80         drained, EJECTED       2          0  refused; configured weight 9; drained by uid 7; weight 2 by root: disk
 cluster api: 0 of 1 endpoints up, random; PANIC: too few are up, so health is ignored
   ENDPOINT     STATE  WEIGHT  IN FLIGHT
   10.0.0.3:80  DOWN        1          0  status 500

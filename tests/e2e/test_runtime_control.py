@@ -120,7 +120,7 @@ def rig(shared: Rig) -> Iterator[Rig]:
 
 def lbd(*words: str | Path, directory: Path, **environ: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "lbd", *map(str, words)]
-    env = {**os.environ, "PYTHONPATH": str(ROOT), **environ}
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "SUDO_USER": "", **environ}
     return subprocess.run(command, cwd=directory, env=env, capture_output=True, text=True, timeout=60, check=False)
 
 

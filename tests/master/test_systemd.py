@@ -9,8 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from lbd.cli.remote import PACKAGED_CONTROL
 from lbd.config.daemon import DaemonPolicy
+from lbd.config.schema import Config
 from lbd.errors import Exit
+from lbd.master.doors import control_bind
+from lbd.master.state_directory import state_path
 
 UNITS = Path(__file__).resolve().parent.parent.parent / "systemd"
 EXPOSURE_LIMIT = 3.0  # of 10; "OK" ends at 5
@@ -53,6 +57,14 @@ def test_the_service_agrees_with_the_code() -> None:
     assert float(service["TimeoutStopSec"]) > DaemonPolicy().drain_timeout + DaemonPolicy().ready_delay
     assert service["KillMode"] == "mixed"  # SIGTERM to the workers too would end them before the master has said that it leaves
     assert service["Type"] == "notify"
+
+
+def test_what_outlives_a_restart_has_a_place_and_commands_are_heard() -> None:
+    service = unit("lbd.service")["Service"]
+    environ = {"STATE_DIRECTORY": f"/var/lib/{service['StateDirectory']}", "RUNTIME_DIRECTORY": f"/run/{service['RuntimeDirectory']}"}
+    assert state_path("", environ) == Path("/var/lib/lbd")
+    assert control_bind(Config("lb.toml"), environ) == PACKAGED_CONTROL
+    assert service["StateDirectoryMode"] == "0700"
 
 
 def test_workers_can_be_killed_and_become_their_user() -> None:

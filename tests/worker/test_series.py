@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from lbd import metrics
 from lbd.worker import worker
+from lbd.worker.messages import Endpoints
 from lbd.worker.series import InUse
-from tests.worker.rig import Rig, answering
+from tests.worker.rig import Rig, answering, states
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -52,6 +53,22 @@ async def test_a_cluster_that_has_left_has_no_connections(tmp_path: Path, monkey
             await rig.until(lambda: rig.count(metrics.UPSTREAM_CONNECTIONS, "all", "idle") == 1)
             rig.apply([replace(listener, cluster="other")], {"other": [two.address]})
             assert rig.count(metrics.UPSTREAM_CONNECTIONS, "all", "idle") == 0
+
+
+async def test_a_drained_endpoint_keeps_no_idle_connections(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "SWEEP", 0.01)
+    async with Rig(tmp_path) as rig:
+        web, one = rig.listen(), await rig.origin("one")
+        rig.apply([web.listener("web", cluster="all")], {"all": [one.address]})
+        async with web.connect() as downstream:
+            assert await downstream.get("/") == (200, b"one")
+            await rig.until(lambda: rig.count(metrics.UPSTREAM_CONNECTIONS, "all", "idle") == 1)
+            (state,) = states(one.address)
+            rig.worker.update_endpoints(Endpoints("all", (replace(state, drained=True),)))
+            await rig.until(lambda: rig.count(metrics.UPSTREAM_CONNECTIONS, "all", "idle") == 0)
+            assert (await downstream.get("/"))[0] == 503
+            rig.worker.update_endpoints(Endpoints("all", (state,)))
+            assert await downstream.get("/") == (200, b"one")
 
 
 def test_what_belongs_to_nothing_in_particular_stays() -> None:
