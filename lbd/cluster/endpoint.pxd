@@ -25,6 +25,7 @@ cdef class Endpoint:
     cpdef limit(self, bint to_trial)
     cpdef obey(self, policy)
     cpdef replace_pool(self, Pool pool)
+    cpdef tidy(self, double now)
     cpdef begin(self)
     cpdef end(self)
     cpdef join(self, Admission admission)

@@ -154,6 +154,12 @@ class Endpoint:
         old, self.pool = self.pool, pool
         old.retire()
 
+    def tidy(self, now: float) -> None:
+        """Closes connections that have been idle for too long; where it is drained all: whoever stops it wants to find none."""
+        if self.drained:
+            self.pool.close_all()
+        self.pool.expire(now)
+
     # In flight
 
     def begin(self) -> None:

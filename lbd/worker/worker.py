@@ -116,9 +116,7 @@ class Worker:
                 idle = active = 0
                 for endpoint in cluster.endpoints:
                     endpoint.witness.may_speak()
-                    if endpoint.drained:  # whoever stops it wants to find nothing there
-                        endpoint.pool.close_all()
-                    endpoint.pool.expire(self._reactor.clock())
+                    endpoint.tidy(self._reactor.clock())
                     idle += len(endpoint.pool)
                     active += endpoint.pool.active(self._segment.inflight(endpoint.index))
                 self._gauge_connections(cluster.name, idle, active)

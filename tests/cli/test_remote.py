@@ -211,7 +211,8 @@ def test_clusters_for_people() -> None:
                 {"name": "b:80", "address": "10.0.0.2:80", "weight": 5, "backup": True, "up": False, "why": "down since 5 s: status 503"},
                 {"address": "10.0.0.3:80", "up": True, "drained": True, "inflight": 12, "overlays": [{**who, "kind": "drain"}]},
                 {
-                    "address": "10.0.0.4:80", "up": False, "drained": True, "why": "refused", "state": "ejected", "weight": 2, "configured_weight": 9,
+                    "address": "10.0.0.4:80", "up": False, "drained": True, "why": "refused", "state": "ejected",
+                    "weight": 2, "configured_weight": 9,
                     "overlays": [{"kind": "drain", "who": "uid 7"}, {**who, "kind": "weight", "weight": 2, "until": None}],
                 },
             ],
