@@ -2,7 +2,7 @@
 
 The plan of the house. Imports go down this list only (tests/test_layers.py walks them and fails otherwise):
 
-    cli         the command: run, check, config, reload, status, demo; exit codes
+    cli         the command: run, check, config, reload, status, drain, demo; exit codes
     master      one process: signals, sockets, workers' lives, names and probes on their schedule, reload, upgrade
     admin       /metrics, /healthz, /readyz and the JSON API, served by the master
     config      text (TOML with positions) -> policies -> what they mean together; and back to TOML

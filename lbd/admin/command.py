@@ -76,6 +76,8 @@ def parse_command(path: str, query: str, body: bytes, who: str) -> Command:
     cluster, endpoint, verb = unquote(match[1]), unquote(match[2]), match[3]
     if verb not in VERBS:
         raise Fault(404, f'an endpoint has no "{verb}"; {hint(verb, VERBS)}')
+    if not (cluster.isprintable() and endpoint.isprintable()):
+        raise Fault(400, "the names of cluster and endpoint are of printable characters")
     settings = {**_of_form(query, "query"), **_of_body(body)}
     for key in settings:
         if key not in VERBS[verb]:

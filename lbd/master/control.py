@@ -16,7 +16,7 @@ from lbd import metrics
 from lbd.admin.command import Fault
 from lbd.core.clock import wall_clock
 from lbd.master.commands import Member, clock_text, decide
-from lbd.master.overlay import DRAIN, Named, Overlay, Overlays, dump_overlays, parse_overlays
+from lbd.master.overlay import DRAIN, WEIGHT, Named, Overlay, Overlays, dump_overlays, parse_overlays
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -77,12 +77,15 @@ class Control:
 
     async def obey(self, command: Command, members: Mapping[str, Sequence[Member]]) -> dict[str, Any]:
         """What the answer says; Fault: nothing has changed."""
-        decision = decide(command, members, self.overlays)
         try:
+            decision = decide(command, members, self.overlays)
             if decision.put is not None:
                 self.overlays.put(decision.put)
         except ValueError as error:
             raise Fault(409, str(error)) from None
+        except Fault as fault:
+            log.info("refused: %s of %s (by %s): %s", command.verb, command.place, command.who, fault)
+            raise
         self.overlays.drop(decision.drop)
         has_changed = decision.put is not None or bool(decision.drop)
         by = f"{command.who}: {command.reason}" if command.reason else command.who
@@ -190,7 +193,7 @@ class Control:
 
     def of(self, cluster: str, endpoint: Named) -> list[dict[str, Any]]:
         """Those that hold for one endpoint, for the admin API."""
-        held = [self.overlays.held(cluster, endpoint, kind) for kind in (DRAIN, "weight")]
+        held = [self.overlays.held(cluster, endpoint, kind) for kind in (DRAIN, WEIGHT)]
         return [self._describe(overlay, is_dormant=False) for overlay in held if overlay is not None]
 
     def _describe(self, overlay: Overlay, *, is_dormant: bool) -> dict[str, Any]:

@@ -123,6 +123,12 @@ def test_what_cannot_be(verb: str, body: object, answer: str) -> None:
     assert found.startswith(answer), found
 
 
+@pytest.mark.parametrize("name", ["a%0Ab", "a%1B%5B2J", "%00"])
+def test_a_name_that_would_spoil_the_log(name: str) -> None:
+    assert parse(f"/api/v1/clusters/web/endpoints/{name}/drain") == "400 the names of cluster and endpoint are of printable characters"
+    assert parse(f"/api/v1/clusters/{name}/endpoints/a:1/drain") == "400 the names of cluster and endpoint are of printable characters"
+
+
 def test_a_query_that_cannot_be_read() -> None:
     assert parse(f"{PLACE}/drain", "for") == "400 the query cannot be read; write it like for=1h&reason=disk"
 

@@ -75,13 +75,16 @@ async def test_a_drain_is_told_at_once_and_ends_by_itself(caplog: pytest.LogCapt
 
 
 @pytest.mark.usefixtures("autojump_clock")
-async def test_a_command_that_changes_nothing_tells_nobody() -> None:
+async def test_a_command_that_changes_nothing_tells_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
     async with at_work(StateDirectory(None)) as rig:
         answer = await rig.obey(ENABLE)
         assert (answer["changed"], answer["warnings"], answer["overlay"]) == (False, [], None)
         with pytest.raises(Fault, match="there is no cluster"):
             await rig.obey(ENABLE._replace(cluster="wbe"))
         assert rig.told == []
+    refused = 'refused: enable of wbe/app:80 (by root): there is no cluster "wbe"; did you mean "web"?'
+    assert [record.getMessage() for record in caplog.records] == ["web/app:80 was not drained; nothing has changed (by root)", refused]
 
 
 @pytest.mark.usefixtures("autojump_clock")
@@ -167,7 +170,7 @@ async def test_a_disk_that_hangs_delays_an_answer_and_nothing_else(tmp_path: Pat
         assert (answer["warnings"], rig.standing()) == ([module.UNSAVED], Standing(True, 5))
         await trio.sleep(100)
         assert rig.standing() == Standing(False, 5), "its end does not wait for the disk either"
-        assert directory.tries == 1, "nobody writes beside one who writes"
+        assert directory.tries <= 1, "nobody writes beside one who writes"
         directory.heal.set()
     directory.close()
 
