@@ -252,6 +252,19 @@ def test_a_reload_keeps_what_was_changed_and_what_has_left_waits(rig: Rig) -> No
     rig.wait_for_origins("one", "two", "three")
 
 
+def test_a_command_during_a_reload_holds_after_it(rig: Rig) -> None:
+    one = rig.origins[0]
+    for number in range(3):
+        before = rig.daemon.reloads()
+        rig.daemon.rewrite(rig.text().replace("[cluster.web]", f"[cluster.web]\npanic = 0.{number + 1}"))
+        rig.daemon.signal(signal.SIGHUP)
+        assert rig.command("drain", one.address)[0] == 200
+        wait_until(lambda before=before: rig.daemon.reloads() > before, "the reload")  # type: ignore[misc]
+        rig.wait_for_origins("two", "three")
+        assert rig.command("enable", one.address)[0] == 200
+        rig.wait_for_origins("one", "two", "three")
+
+
 @pytest.mark.parametrize(
     ("verb", "endpoint", "settings", "status", "sentence"),
     [

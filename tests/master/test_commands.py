@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given, strategies as st
 
 from lbd.admin.command import Command, Fault
 from lbd.master.commands import Member, clock_text, decide
@@ -133,3 +134,34 @@ def test_who_wants_it_and_why_is_kept() -> None:
 
 def test_times_are_told_in_utc() -> None:
     assert clock_text(NOW) == "2026-11-28 18:00:00 UTC"
+
+
+PLACES = ("10.0.0.1:80", "app:80", "10.0.0.8:80", "10.0.0.9:80", "gone:80")
+COMMANDS = st.one_of(
+    st.builds(drain, st.sampled_from(PLACES), seconds=st.sampled_from((0.0, 5.0))),
+    st.builds(enable, st.sampled_from(PLACES)),
+    st.builds(weight, st.sampled_from(PLACES), st.integers(0, 9)),
+)
+
+
+@given(st.lists(COMMANDS, max_size=12), st.sets(st.sampled_from(PLACES)))
+def test_no_command_that_is_not_forced_leaves_a_cluster_without_an_endpoint(commands: list[Command], down: set[str]) -> None:
+    members = [each._replace(up=each.named.address not in down) for each in (A, *APP)]
+    held = Overlays(lambda: NOW)
+
+    def usable() -> int:
+        return sum(each.up and not held.standing("web", each.named).drained for each in members)
+
+    before = usable()
+    for command in commands:
+        try:
+            decision = decide(command, {"web": members}, held)
+        except Fault:
+            continue
+        if decision.put is not None:
+            held.put(decision.put)
+        held.drop(decision.drop)
+        assert usable() or not before
+        assert any(not held.standing("web", each.named).drained for each in members)
+        if command.verb == "enable" and decision.addresses:
+            assert not any(held.standing("web", each.named).drained for each in members if each.named.address in decision.addresses)
