@@ -92,8 +92,8 @@ class Sticky:
         found: bytes | None = None
         others = []
         for pair in b";".join(fields).split(b";"):
-            name, _, value = pair.strip(b" \t").partition(b"=")
-            if name != self.name:
+            name, sign, value = pair.strip(b" \t").partition(b"=")
+            if name != self.name or not sign:
                 others.append(pair.strip(b" \t"))
             elif found is None:  # of several the first: browsers put the longest path first (RFC 6265, 5.4)
                 found = value

@@ -30,7 +30,9 @@ FOREIGN_KEYS = {
     "max_body_size": "max_body body", "allow_methods": "methods", "hash": "hash_key", "processes": "workers",
     "worker_processes": "workers", "threads": "workers", "grace": "drain_timeout", "code": "status", "grace_period": "drain_timeout",
     "shutdown_timeout": "drain_timeout", "access_log": "access", "error_log": "file", "retries": "attempts retry", "global": "lbd",
-    "defaults": "lbd", "daemon": "lbd", "text": "body", "to": "location",
+    "defaults": "lbd", "daemon": "lbd", "stickiness": "sticky", "session": "sticky", "stick": "sticky", "tags": "metadata",
+    "labels": "metadata", "locality": "zone", "region": "zone", "overprovisioning_factor": "overprovision", "text": "body",
+    "to": "location",
 }  # fmt: skip
 FOREIGN_BALANCES = {
     "leastconn": "least-requests", "leastrequest": "least-requests", "leastconnections": "least-requests", "rr": "round-robin",

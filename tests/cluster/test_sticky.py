@@ -7,10 +7,12 @@ from dataclasses import replace
 from random import Random
 
 import pytest
+from hypothesis import given, settings, strategies as st
 
 from lbd.cluster.cluster import ClusterPolicy
 from lbd.cluster.sticky import Sticky, StickyPolicy
 from lbd.wire.message import Headers
+from tests.cluster.cookie_promises import COOKIES, check_cookies
 from tests.cluster.fakes import Facts, filled_cluster, make_endpoint
 
 POLICY = StickyPolicy(secret="s" * 32)
@@ -127,6 +129,12 @@ def test_a_huge_field_is_read_once() -> None:
     headers = request(b"; ".join([b"a=b"] * 12_000 + [b"lbd-web=" + GOOD]))
     assert sticky.claim(headers, BOTH).endpoint is A
     assert headers.get(b"cookie") == b"; ".join([b"a=b"] * 12_000)
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from([*COOKIES, b"; ", b"\n", b"a=b", b"lbd-web="]) | st.binary(max_size=20), max_size=6))
+def test_whatever_cookies_come(pieces: list[bytes]) -> None:
+    check_cookies(b"".join(pieces))
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import ast
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tests.cluster.cookie_promises import COOKIES, check_cookies
 from tests.wire import messages
 from tests.wire.hellos import BAD as BAD_HELLOS, GOOD as GOOD_HELLOS, over_records
 from tests.wire.hostile import BODIES, HEADS, RESPONSES
@@ -59,9 +60,13 @@ def http2_response(data: bytes) -> None:
     check_http2(data[:LONGEST], is_downstream=False)
 
 
+def cookie(data: bytes) -> None:
+    check_cookies(data[:LONGEST])
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "request": request, "response": response, "chunks": chunks, "twins": twins, "proxied": proxied, "hello": hello, "http2": http2,
-    "http2_response": http2_response,
+    "http2_response": http2_response, "cookie": cookie,
 }  # fmt: skip
 
 # Coverage does not see into regular expressions: without these words the fuzzer would have to guess them.
@@ -82,6 +87,8 @@ def seeds(target: str) -> list[bytes]:
             *(row[1] for row in (*GOOD_HELLOS, *BAD_HELLOS)),
             *(over_records(row[1], size) for row in GOOD_HELLOS for size in range(1, 60, 9)),
         ]
+    if target == "cookie":
+        return COOKIES
     if target.startswith("http2"):
         cases = BREAKS + RESETS if target == "http2" else UPSTREAM_BREAKS + UPSTREAM_RESETS
         return [case.data for case in cases if len(case.data) < LONGEST]

@@ -13,6 +13,7 @@ from lbd.metrics import SPILLS, STICKY
 from lbd.routing.route import RoutePolicy
 from lbd.worker.messages import EndpointState
 from tests.cluster.fakes import make_endpoint
+from tests.support.http2 import Http2End
 from tests.support.script import Playbook
 
 pytestmark = pytest.mark.usefixtures("autojump_clock")
@@ -120,6 +121,27 @@ async def test_an_answer_of_our_own_sets_no_cookie() -> None:
         assert b"Set-Cookie" not in head
         await play.downstream.read_until(b"\n")
         assert counted(play, STICKY.number) == {}
+
+
+async def test_a_client_of_http2_comes_back_too() -> None:
+    async with playbook() as play:
+        them = Http2End(play.downstream)
+        cookie = cookie_of("c:1")
+        for fields in ([(b"cookie", b"x=1"), (b"cookie", cookie)], [(b"cookie", b"x=1; " + cookie)]):
+            number = them.get("/", *fields)
+            up = await play.upstream()
+            request = await up.read_until(b"\r\n\r\n")
+            assert b"ookie: x=1\r\n" in request
+            assert b"lbd-web" not in request
+            up >> OK
+            answer = await them.answer(number)
+            assert (answer.status, answer.field(b"set-cookie"), play.dialled[-1]) == (200, None, "c:1")
+        number = them.get("/")
+        up = await play.upstream()
+        await up.read_until(b"\r\n\r\n")
+        up >> OK
+        answer = await them.answer(number)
+        assert (answer.field(b"set-cookie") or b"").startswith(cookie_of(play.dialled[-1]))
 
 
 async def test_a_websocket_sticks() -> None:
