@@ -10,7 +10,7 @@ cdef class Cluster:
     cdef readonly object origination, sticky
     cdef readonly Admission admission
     cdef public Py_ssize_t place
-    cdef object _segment, _board, _plain, _tell
+    cdef object _segment, _board, _plain, _slow_start, _tell
     cdef dict _by_address, _subsets, _subsets_before
     cdef Roster _roster
     cdef Selection _whole
@@ -19,3 +19,4 @@ cdef class Cluster:
     @cython.locals(endpoint=Endpoint)
     cpdef set_health(self, address, bint up, Py_ssize_t trial=*)
     cpdef changed(self)
+    cpdef tick(self)

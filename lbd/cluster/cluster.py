@@ -19,13 +19,15 @@ from lbd.cluster.queue import QueuePolicy
 from lbd.cluster.select import HASHES, SELECTORS
 from lbd.cluster.selection import Roster, Selection
 from lbd.cluster.shared import Http2UpstreamPolicy, SharedPool
+from lbd.cluster.slow_start import SlowStart
 from lbd.cluster.sticky import Sticky, StickyPolicy
 from lbd.cluster.tiers import SpreadPolicy
 from lbd.cluster.tls_policy import ClusterTlsPolicy
+from lbd.core.clock import steady_clock
 from lbd.policy import Choice, Count, Duration, Ratio
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Callable, Collection, Iterable
     from random import Random
 
     from lbd.cluster.endpoint import EndpointFacts
@@ -81,6 +83,8 @@ class ClusterPolicy:
     hash_key: str = "client-ip"  # client-ip | path | uri | host | header:NAME | cookie:NAME | query:NAME
     bound: Annotated[float, Ratio(0.0, 100.0)] = 0.0  # bounded load for the hashes: 1.25 is 25 % above the mean; 0 is off
     panic: Annotated[float, Ratio(0.0, 1.0)] = 0.5  # below this healthy share, health is ignored; 0 is never
+    # Until an endpoint that comes back has its whole share again. HAProxy and Envoy have none by default; a second too much harms nobody.
+    slow_start: Annotated[float, Duration(0.0, zero="at once")] = 10.0
     # How many times its share an endpoint can take: so much may be down before requests go to the next level, or to another zone. Envoy's.
     overprovision: Annotated[float, Ratio(1.0, 100.0)] = 1.4
     zone: str = ""  # ours: [lbd] zone
@@ -130,18 +134,20 @@ class Cluster:
     """Empty until its first update(). `hash_key` is None when the balance looks at no key."""
 
     __slots__ = (
-        "_board", "_by_address", "_plain", "_roster", "_segment", "_subsets", "_subsets_before", "_tell", "_whole", "admission",
-        "endpoints", "hash_key", "origination", "place", "policy", "sticky",
+        "_board", "_by_address", "_plain", "_roster", "_segment", "_slow_start", "_subsets", "_subsets_before", "_tell", "_whole",
+        "admission", "endpoints", "hash_key", "origination", "place", "policy", "sticky",
     )  # fmt: skip
 
     def __init__(
-        self, policy: ClusterPolicy, segment: Segment | None, board: Board | None, random: Random, tell: Tell | None = None
-    ) -> None:
+        self, policy: ClusterPolicy, segment: Segment | None, board: Board | None, random: Random, tell: Tell | None = None,
+        clock: Callable[[], float] = steady_clock,
+    ) -> None:  # fmt: skip
         """`tell` hears what is noticed of an endpoint (witness.py)."""
         self._segment = segment
         # The only worker's own counts are everybody's.
         self._board = board if board is not None and board.slots > 1 else None
         self._tell = tell
+        self._slow_start = SlowStart(policy.slow_start, clock)
         self._by_address: dict[str, Endpoint] = {}
         self._roster = Roster(policy, segment, random)
         self._whole = Selection(self._roster)
@@ -229,6 +235,14 @@ class Cluster:
         self._roster.revision += 1
         for endpoint in self.endpoints:
             endpoint.limit(True)
+        self._slow_start.settle(self.endpoints, is_hash=self.policy.balance in HASHES)
+
+    def tick(self) -> None:
+        """A second or so has passed."""
+        for endpoint in self.endpoints:
+            endpoint.witness.may_speak()
+        if self._slow_start.is_at_work:
+            self.changed()
 
     def update(self, states: Iterable[EndpointFacts]) -> tuple[Endpoint, ...]:
         """The endpoints are these now. Who stays keeps its object; who leaves is returned, for the caller to drain."""
@@ -264,6 +278,7 @@ class Cluster:
         """After a reload: other settings, the same endpoints (update() follows)."""
         old, self.policy = self.policy, policy
         self._roster.policy = policy
+        self._slow_start.seconds = policy.slow_start
         self._subsets_before, self._subsets = self._subsets, {}
         self._plain = plain_names(policy)
         self.hash_key = HashKey(policy.hash_key) if policy.balance in HASHES else None

@@ -8,7 +8,7 @@ from lbd.core.board cimport Board, Segment
 cdef class Endpoint:
     cdef readonly object cluster_name, address, name, zone, metadata
     cdef readonly Pool pool
-    cdef readonly Py_ssize_t weight, index, max_requests, own_limit, priority, trial
+    cdef readonly Py_ssize_t weight, index, max_requests, own_limit, own_weight, priority, trial
     cdef readonly bint backup, drained
     cdef public bint up
     cdef public object origination
@@ -23,6 +23,7 @@ cdef class Endpoint:
     cpdef settle(self, facts)
     cpdef try_out(self, Py_ssize_t trial)
     cpdef limit(self, bint to_trial)
+    cpdef weigh(self, Py_ssize_t weight)
     cpdef obey(self, policy)
     cpdef replace_pool(self, Pool pool)
     cpdef tidy(self, double now)

@@ -71,7 +71,7 @@ class Endpoint:
     __slots__ = (
         "_answers", "_board", "_cells", "_failed", "_inflight", "_opened", "_reused", "_segment", "_timed", "address", "admission",
         "backup", "cluster_name", "drained", "index", "latency", "max_requests", "metadata", "name", "observed_at", "origination",
-        "own_limit", "pool", "priority", "trial", "up", "weight", "witness", "zone",
+        "own_limit", "own_weight", "pool", "priority", "trial", "up", "weight", "witness", "zone",
     )  # fmt: skip
 
     def __init__(
@@ -111,7 +111,7 @@ class Endpoint:
     def settle(self, facts: EndpointFacts) -> None:
         """Takes over what the master now says; the address stays."""
         self.name = facts.name or facts.address
-        self.weight = facts.weight
+        self.weight = self.own_weight = facts.weight
         self.drained = facts.drained
         self.up = facts.up and not facts.drained
         self.backup = facts.backup
@@ -141,6 +141,10 @@ class Endpoint:
         self.max_requests = self.own_limit
         if to_trial and self.trial:
             self.max_requests = min(self.own_limit or self.trial, self.trial)
+
+    def weigh(self, weight: int) -> None:
+        """As selectors see it, until the master says something new; `own_weight` is what the configuration or an operator wants."""
+        self.weight = weight
 
     def obey(self, policy: OutlierPolicy) -> None:
         """What is to be noticed of it."""

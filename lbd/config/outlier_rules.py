@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from lbd.cluster.cluster import ClusterPolicy
 from lbd.cluster.outlier import OutlierPolicy
 from lbd.cluster.select import HASHES
 
 if TYPE_CHECKING:
-    from lbd.cluster.cluster import ClusterPolicy
     from lbd.config.positions import KeyPath
     from lbd.config.report import Report
 
@@ -18,6 +18,8 @@ DETECTORS = ("failures", "errors", "success_rate", "latency")
 
 
 def check_outlier(cluster: ClusterPolicy, path: KeyPath, report: Report) -> None:
+    if cluster.balance in HASHES and report.has((*path, "slow_start")) and cluster.slow_start != ClusterPolicy("", ()).slow_start:
+        report.warn((*path, "slow_start"), f'has no effect with balance = "{cluster.balance}": keys come back at once')
     outlier, path = cluster.outlier, (*path, "outlier")
     if not outlier.enabled or not report.is_sound(path):
         return

@@ -113,9 +113,9 @@ class Worker:
             self._collector.tidy(len(self._reactor.fibers))
             self._load.look()
             for cluster in self._clusters.values():
+                cluster.tick()
                 idle = active = 0
                 for endpoint in cluster.endpoints:
-                    endpoint.witness.may_speak()
                     endpoint.tidy(self._reactor.clock())
                     idle += len(endpoint.pool)
                     active += endpoint.pool.active(self._segment.inflight(endpoint.index))
@@ -143,7 +143,7 @@ class Worker:
         made: list[Origination] = []
         originations = {policy.name: self._origination(policy, message.cluster_tls, made) for policy in message.clusters}
         fresh = {
-            policy.name: Cluster(policy, self._segment, self._board, self._random, partial(self._suspect, policy.name))
+            policy.name: Cluster(policy, self._segment, self._board, self._random, partial(self._suspect, policy.name), self._reactor.clock)
             for policy in message.clusters
             if policy.name not in self._clusters
         }

@@ -303,7 +303,7 @@ def test_who_stays_keeps_its_object() -> None:
     removed = cluster.update([Facts("c:1", 5, index=2), Facts("b:1", index=1, up=False), Facts("d:1", index=7)])
     assert removed == (a,)
     assert cluster.endpoints[:2] == (c, b)
-    assert (c.weight, b.up, b.latency, b.load(), len(b.pool)) == (5, False, 0.5, 1, 1)
+    assert (c.own_weight, b.up, b.latency, b.load(), len(b.pool)) == (5, False, 0.5, 1, 1)
     assert cluster.endpoints[2].address == "d:1"
     assert who(cluster) == {"c:1", "d:1"}
     everybody = cluster.endpoints

@@ -32,6 +32,7 @@ cluster = "web"
 reason_header = true
 [cluster.web]
 endpoints = [{endpoints}]
+slow_start = "0s"
 {cluster}
 [cluster.web.health]
 path = "/live"

@@ -60,6 +60,7 @@ bind = {json.dumps(self.binds)}
 cluster = "web"
 [cluster.web]
 endpoints = {json.dumps([origin.address for origin in self.origins])}
+slow_start = "0s"
 {self.more}
 """
 

@@ -40,6 +40,7 @@ bind = "127.0.0.1:{port}"
 cluster = "web"
 [cluster.web]
 endpoints = [{endpoints}]
+slow_start = "0s"
 [cluster.single]
 endpoints = ["127.0.0.1:1"]
 """

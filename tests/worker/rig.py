@@ -249,7 +249,7 @@ class Rig:
         message = Configure(
             self.generation + 1,
             tuple(listeners),
-            tuple(ClusterPolicy(name, tuple(map(EndpointPolicy, addresses))) for name, addresses in clusters.items()),
+            tuple(ClusterPolicy(name, tuple(map(EndpointPolicy, addresses)), slow_start=0.0) for name, addresses in clusters.items()),
             log or LogPolicy(),
             {name: states(*addresses) for name, addresses in clusters.items()},
             tuple(missing),

@@ -1,0 +1,142 @@
+"""Slow start: whose share grows, from when, and how the balances follow."""
+
+from __future__ import annotations
+
+from collections import Counter
+from random import Random
+
+import pytest
+
+from lbd.cluster.cluster import Cluster, ClusterPolicy
+from lbd.cluster.slow_start import GRAIN
+from tests.cluster.fakes import Facts
+
+
+class Clocked:
+    """A cluster whose time goes by when it is told to."""
+
+    def __init__(self, *facts: Facts, balance: str = "round-robin", slow_start: float = 10.0) -> None:
+        self.now = 100.0
+        policy = ClusterPolicy("web", (), balance=balance, slow_start=slow_start, panic=0.0)
+        self.cluster = Cluster(policy, None, None, Random(7), clock=lambda: self.now)
+        self.cluster.update(facts)
+
+    def after(self, seconds: float) -> list[int]:
+        self.now += seconds
+        self.cluster.tick()
+        return self.weights()
+
+    def weights(self) -> list[int]:
+        return [endpoint.weight for endpoint in self.cluster.endpoints]
+
+    def back(self, number: int) -> None:
+        address = self.cluster.endpoints[number].address
+        self.cluster.set_health(address, False)
+        self.cluster.set_health(address, True)
+
+    def shares(self, count: int = 3000) -> list[float]:
+        """Of requests that are picked, and over at once."""
+        picked = Counter(endpoint.address for _ in range(count) if (endpoint := self.cluster.pick(b"", ())) is not None)
+        return [picked[endpoint.address] / count for endpoint in self.cluster.endpoints]
+
+
+A, B, C = Facts("a:1"), Facts("b:1"), Facts("c:1", weight=3)
+
+
+def test_a_straight_line_from_a_tenth() -> None:
+    clocked = Clocked(A, B, C)
+    assert clocked.weights() == [1, 1, 3]
+    clocked.back(0)
+    assert clocked.weights() == [2, GRAIN, 3 * GRAIN]
+    assert clocked.after(5) == [11, GRAIN, 3 * GRAIN]
+    assert clocked.after(4) == [18, GRAIN, 3 * GRAIN]
+    assert clocked.after(1) == [1, 1, 3]
+    assert clocked.after(1) == [1, 1, 3]
+
+
+@pytest.mark.parametrize("balance", ["round-robin", "random", "power-of-two", "least-requests"])
+def test_balances_follow(balance: str) -> None:
+    clocked = Clocked(A, B, balance=balance)
+    clocked.back(1)
+    alone = clocked.shares()
+    clocked.after(5)
+    half_way = clocked.shares()
+    clocked.after(5)
+    assert [alone[1], half_way[1], clocked.shares()[1]] == pytest.approx([0.09, 0.35, 0.5], abs=0.05)
+
+
+@pytest.mark.parametrize("balance", ["consistent-hash", "maglev"])
+def test_keys_come_back_at_once(balance: str) -> None:
+    clocked = Clocked(A, B, C, balance=balance)
+    owner = clocked.cluster.pick(b"key", ())
+    assert owner is not None
+    clocked.cluster.set_health(owner.address, False)
+    assert clocked.cluster.pick(b"key", ()) is not owner
+    clocked.cluster.set_health(owner.address, True)
+    assert clocked.cluster.pick(b"key", ()) is owner
+    assert clocked.weights() == [1, 1, 3]
+
+
+def test_who_is_there_from_the_beginning_is_not_spared() -> None:
+    down = Facts("b:1", up=False)
+    clocked = Clocked(A, down)
+    clocked.cluster.set_health("b:1", True)
+    assert clocked.weights() == [1, 1], "it had to pass its check first"
+    clocked.back(1)
+    assert clocked.weights() == [GRAIN, 2]
+
+
+def test_who_joins_others_is() -> None:
+    clocked = Clocked(A, B)
+    clocked.cluster.update([A, B, C])
+    assert clocked.weights() == [GRAIN, GRAIN, 6]
+    clocked.cluster.update([A, C])
+    assert clocked.weights() == [GRAIN, 6], "what it has begun goes on"
+    assert clocked.after(10) == [1, 3]
+
+
+def test_the_first_to_come_back_has_nobody_who_spares_it() -> None:
+    clocked = Clocked(A, B)
+    for address in ("a:1", "b:1"):
+        clocked.cluster.set_health(address, False)
+    assert clocked.cluster.pick(b"", ()) is None
+    clocked.cluster.set_health("a:1", True)
+    assert clocked.weights() == [1, 1]
+    clocked.cluster.set_health("b:1", True)
+    assert clocked.weights() == [GRAIN, 2]
+
+
+def test_on_trial_and_after_it() -> None:
+    clocked = Clocked(A, B)
+    clocked.cluster.set_health("a:1", False)
+    clocked.cluster.set_health("a:1", True, 3)
+    assert (clocked.weights(), [endpoint.max_requests for endpoint in clocked.cluster.endpoints]) == ([2, GRAIN], [3, 0])
+    assert clocked.after(100) == [2, GRAIN]
+    clocked.cluster.set_health("a:1", True, 0)
+    assert clocked.weights() == [2, GRAIN]
+    assert clocked.after(5) == [11, GRAIN]
+    clocked.cluster.set_health("a:1", False)
+    assert clocked.after(5) == [1, 1]
+
+
+def test_a_trial_limits_nothing_where_nobody_else_is_left() -> None:
+    clocked = Clocked(A, B)
+    clocked.cluster.set_health("a:1", False)
+    clocked.cluster.set_health("a:1", True, 1)
+    clocked.cluster.set_health("b:1", False)
+    for _ in range(10):
+        endpoint = clocked.cluster.pick(b"", ())
+        assert endpoint is not None
+        endpoint.begin()
+    clocked.cluster.set_health("b:1", True)
+    assert clocked.shares(20) == [0.0, 1.0]
+
+
+def test_without_it() -> None:
+    clocked = Clocked(A, B, slow_start=0.0)
+    clocked.back(0)
+    assert clocked.weights() == [1, 1]
+    clocked = Clocked(A, B)
+    clocked.back(0)
+    clocked.cluster.apply_policy(ClusterPolicy("web", (), slow_start=0.0))
+    assert clocked.weights() == [1, 1]
