@@ -129,6 +129,10 @@ WORKER_TASKS = Metric(71, "lbd_worker_tasks", "gauge", ("worker",), "Tasks of tr
 # Of the master, as all from 100 on.
 WORKERS = Metric(73, "lbd_workers", "gauge", ("state",), "Places of workers, by what is in them: serving, or waiting after a crash.")
 WORKER_HANGS = Metric(72, "lbd_worker_hangs_total", "counter", (), "Workers killed because they gave no sign of life.")
+BREAKER_STATE = Metric(
+    38, "lbd_breaker_state", "gauge", ("cluster", "state"), "Workers whose breaker of the cluster is closed, open or half_open."
+)
+BREAKER_TRIPS = Metric(39, "lbd_breaker_trips_total", "counter", ("cluster",), "How often a worker's breaker of the cluster has opened.")
 
 QUEUE_LENGTH = Metric(45, "lbd_queue_length", "gauge", ("cluster",), "Requests that wait now for an endpoint with room.")
 QUEUE_WAIT = Metric(

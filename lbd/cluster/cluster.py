@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 from lbd.cluster.admission import Admission, LimitPolicy
+from lbd.cluster.breaker import BreakerPolicy
+from lbd.cluster.circuit import Circuit
 from lbd.cluster.endpoint import Endpoint
 from lbd.cluster.health import HealthPolicy, secured
 from lbd.cluster.key import HashKey
@@ -98,6 +100,7 @@ class ClusterPolicy:
     sticky: StickyPolicy | None = None
     health: HealthPolicy | None = None
     outlier: OutlierPolicy = field(default_factory=OutlierPolicy)
+    breaker: BreakerPolicy | None = None
     timeouts: TimeoutPolicy = field(default_factory=TimeoutPolicy)
     pool: PoolPolicy = field(default_factory=PoolPolicy)
     http2: Http2UpstreamPolicy = field(default_factory=Http2UpstreamPolicy)
@@ -135,7 +138,7 @@ class Cluster:
 
     __slots__ = (
         "_board", "_by_address", "_plain", "_roster", "_segment", "_slow_start", "_subsets", "_subsets_before", "_tell", "_whole",
-        "admission", "endpoints", "hash_key", "origination", "place", "policy", "sticky",
+        "admission", "circuit", "endpoints", "hash_key", "origination", "place", "policy", "sticky",
     )  # fmt: skip
 
     def __init__(
@@ -150,6 +153,7 @@ class Cluster:
         self._slow_start = SlowStart(policy.slow_start, clock)
         self._by_address: dict[str, Endpoint] = {}
         self._roster = Roster(policy, segment, random)
+        self.circuit = Circuit(self._roster, segment, clock)
         self._whole = Selection(self._roster)
         self._subsets: dict[tuple[Subset, bool], Selection] = {}  # those asked for since the last reload
         self._subsets_before: dict[tuple[Subset, bool], Selection] = {}  # and before it
@@ -254,6 +258,7 @@ class Cluster:
             if endpoint is None:
                 endpoint = Endpoint(self.policy.name, facts, build_pool(self.policy), self._segment, self._board, self._tell)
                 endpoint.obey(self.policy.outlier)
+                endpoint.witness.inform(self.circuit.breaker)
                 endpoint.origination = self._origination_of(endpoint)
             else:
                 endpoint.settle(facts)
@@ -279,6 +284,7 @@ class Cluster:
         old, self.policy = self.policy, policy
         self._roster.policy = policy
         self._slow_start.seconds = policy.slow_start
+        self.circuit.obey(policy.breaker)
         self._subsets_before, self._subsets = self._subsets, {}
         self._plain = plain_names(policy)
         self.hash_key = HashKey(policy.hash_key) if policy.balance in HASHES else None
@@ -286,6 +292,7 @@ class Cluster:
             self.sticky = Sticky(policy.name, policy.sticky) if policy.sticky is not None else None
         for endpoint in self.endpoints:
             endpoint.obey(policy.outlier)
+            endpoint.witness.inform(self.circuit.breaker)
             if kind_of_connections(policy) == kind_of_connections(old):
                 endpoint.pool.obey(pool_policy(policy))
             else:  # connections of the old kind are of no more use

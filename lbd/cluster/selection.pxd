@@ -7,7 +7,7 @@ from lbd.core.board cimport Segment
 
 cdef class Roster:
     cdef public tuple endpoints
-    cdef public object policy, random
+    cdef public object breaker, policy, random
     cdef public Py_ssize_t revision
     cdef public Segment segment
 
@@ -24,12 +24,13 @@ cdef class Selection:
     cdef Py_ssize_t _revision
     cdef list _built
     cdef tuple _tiers, _thresholds
-    cdef Tier _first
+    cdef Tier _first, _behind
     cdef Endpoint _only
     cdef frozenset _usable
 
     @cython.locals(endpoint=Endpoint, tier=Tier)
     cpdef Endpoint pick(self, bytes key, tried)
+    cdef Endpoint _probe(self, bytes key, tried)
     cpdef bint has(self, Endpoint endpoint) except -1
     cpdef bint takes(self, Endpoint endpoint) except -1
     @cython.locals(x=double, threshold=double, number=Py_ssize_t)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
     from random import Random
 
+    from lbd.cluster.breaker import Breaker
     from lbd.cluster.cluster import ClusterPolicy
     from lbd.cluster.endpoint import Endpoint
     from lbd.cluster.selector import Selector
@@ -40,9 +41,10 @@ WHOLE = float(1 << 64)
 class Roster:
     """Who belongs to a cluster now, and how one of them is chosen. Whoever changes something of either raises `revision`."""
 
-    __slots__ = ("endpoints", "policy", "random", "revision", "segment")
+    __slots__ = ("breaker", "endpoints", "policy", "random", "revision", "segment")
 
     def __init__(self, policy: ClusterPolicy, segment: Segment | None, random: Random) -> None:
+        self.breaker: Breaker | None = None  # while it is not closed
         self.endpoints: tuple[Endpoint, ...] = ()
         self.policy = policy
         self.random = random
@@ -65,8 +67,8 @@ class Selection:
     """Arranged by the first pick after a change. `is_panicking` is as of the latest pick."""
 
     __slots__ = (
-        "_balance", "_built", "_first", "_heeds_panic", "_only", "_revision", "_roster", "_skips", "_subset", "_thresholds", "_tiers",
-        "_usable", "is_panicking",
+        "_balance", "_behind", "_built", "_first", "_heeds_panic", "_only", "_revision", "_roster", "_skips", "_subset", "_thresholds",
+        "_tiers", "_usable", "is_panicking",
     )  # fmt: skip
 
     def __init__(self, roster: Roster, subset: Subset = (), *, heeds_panic: bool = True) -> None:
@@ -80,6 +82,7 @@ class Selection:
         self._tiers: tuple[Tier, ...] = ()
         self._thresholds: tuple[float, ...] | None = None  # cumulative shares of the tiers, where more than one has some
         self._first: Tier | None = None  # of the tiers
+        self._behind: Tier | None = None  # it, while a breaker stands before it
         self._only: Endpoint | None = None  # the one endpoint there is to choose from
         self._usable: frozenset[Endpoint] = frozenset()
         self._skips = False  # whether selectors have endpoints that may not be used
@@ -98,7 +101,7 @@ class Selection:
             self.arrange()
         tier = self._first
         if tier is None:
-            return None
+            return None if self._behind is None else self._probe(key, tried)
         endpoint = self._only
         if endpoint is None:
             if self._thresholds is not None:
@@ -110,11 +113,25 @@ class Selection:
             return endpoint
         return None if self._only is not None else self._pick_next(key, tried, tier)
 
+    def _probe(self, key: bytes, tried: Collection[Endpoint]) -> Endpoint | None:
+        """As pick(), past a breaker that lets it through."""
+        breaker = self._roster.breaker
+        if breaker is None or not breaker.lets_through():
+            return None
+        if self._revision != self._roster.revision:  # it has just become half-open
+            self.arrange()
+        self._first = self._behind
+        endpoint = self.pick(key, tried)
+        self._first = None
+        if endpoint is None:
+            breaker.take_back()
+        return endpoint
+
     def has(self, endpoint: Endpoint) -> bool:
-        """Whether this one may be used, however busy it is."""
+        """Whether this one may be used, however busy it is; nobody may past a breaker, but by pick()."""
         if self._revision != self._roster.revision:
             self.arrange()
-        return endpoint in self._usable
+        return self._behind is None and endpoint in self._usable
 
     def is_usable(self, tried: Collection[Endpoint] = ()) -> bool:
         """Whether there is an endpoint that may be used, however busy, that is not among those."""
@@ -202,6 +219,9 @@ class Selection:
         self._built = built
         self._tiers = tuple(tiers)
         self._settle_shares([part.share for part in parts])
+        self._behind = None
+        if roster.breaker is not None:
+            self._first, self._behind = None, self._first
 
     def _settle_shares(self, shares: list[float]) -> None:
         """Only where the lot has a choice there is one."""

@@ -4,7 +4,8 @@ A run counts what came in a row and is over with the first success. Nothing is d
 the master judges (outlier.py). It answers within a turn or two by the endpoint's new health; until it does, and when it decides against,
 a witness that has spoken is silent. So a cluster of which everything fails costs a message an endpoint and second, not one a request.
 
-`is_alert` says whether a success matters: in the middle of a run or of a trial. Elsewhere nobody calls (endpoint.py).
+`is_alert` says whether a success matters: in the middle of a run or of a trial, or where the cluster has a breaker. Elsewhere nobody
+calls (endpoint.py).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from lbd.cluster.breaker import Breaker
     from lbd.cluster.outlier import OutlierPolicy
 
     Tell = Callable[[str, str, str], None]  # address, kind of finding, sentence
@@ -33,6 +35,7 @@ class Witness:
 
     __slots__ = (
         "_address",
+        "_breaker",
         "_failures",
         "_is_silent",
         "_is_tried",
@@ -54,7 +57,13 @@ class Witness:
         self._is_tried = False
         self._stale = 0  # outcomes still to come of requests from before the trial
         self._is_silent = False
+        self._breaker: Breaker | None = None
         self.is_alert = False
+
+    def inform(self, breaker: Breaker | None) -> None:
+        """Of everything, from now on: the cluster's breaker counts successes as well."""
+        self._breaker = breaker
+        self.is_alert = self._is_always_alert() or self._worse > 0
 
     def obey(self, policy: OutlierPolicy) -> None:
         is_on = policy.enabled and self._tell is not None
@@ -76,12 +85,16 @@ class Witness:
 
     def succeeded(self) -> None:
         self._failures = self._worse = 0
-        self.is_alert = self._is_tried
+        self.is_alert = self._is_always_alert()
+        if self._breaker is not None:
+            self._breaker.record(False)
         if self._is_tried and not self._is_silent and not self._is_stale():
             self._report(PROVED, "")
 
     def failed(self, kind: str, what: str) -> None:
         """`what`: the reason, or the status, for people."""
+        if self._breaker is not None:
+            self._breaker.record(kind == GATEWAY)
         if self._is_tried:
             if not self._is_silent and not self._is_stale():
                 self._is_silent = kind == GATEWAY
@@ -102,7 +115,10 @@ class Witness:
     def _start_anew(self) -> None:
         self._failures = self._worse = 0
         self._is_silent = False
-        self.is_alert = self._is_tried
+        self.is_alert = self._is_always_alert()
+
+    def _is_always_alert(self) -> bool:
+        return self._is_tried or self._breaker is not None
 
     def _is_stale(self) -> bool:
         if self._stale > 0:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from lbd.proxy.exchange import Exchange
     from lbd.proxy.target import Target
 
-__all__ = ["Waiter", "may_wait", "wait_for_room"]
+__all__ = ["Waiter", "may_wait", "refusal", "wait_for_room"]
 
 LOOK = 0.01  # seconds between two looks at what other workers have in flight
 
@@ -91,7 +91,7 @@ async def wait_for_room(exchange: Exchange, tried: Collection[Endpoint]) -> Endp
     cluster, reactor = exchange.target.cluster, exchange.reactor
     assert cluster is not None
     if not may_wait(exchange.target, tried):
-        raise failure("no_healthy_endpoint", exchange.target.why_none())
+        raise refusal(exchange.target)
     began = reactor.now
     waiter = Waiter(reactor, cluster, lambda: exchange.pick(tried), exchange.route.rank, exchange.started if exchange.attempts else began)
     exchange.guard()
@@ -101,6 +101,16 @@ async def wait_for_room(exchange: Exchange, tried: Collection[Endpoint]) -> Endp
         exchange.downstream.stream.guard = None
         exchange.waited += reactor.now - began
         exchange.listener.queued(cluster.name, reactor.now - began)
+
+
+def refusal(target: Target) -> ProxyError:
+    """Why pick() has found nobody, and waiting for room is of no use."""
+    assert target.cluster is not None
+    circuit = target.cluster.circuit
+    if circuit.breaker is None or circuit.is_closed:
+        return failure("no_healthy_endpoint", target.why_none())
+    why = f"the breaker of {target.cluster_name} is open: {circuit.breaker.why()}"
+    return failure("circuit_open", why, retry_after=max(1.0, circuit.breaker.wait))
 
 
 def turned_away(reason: str, cluster: Cluster) -> ProxyError:

@@ -111,6 +111,9 @@ REASONS: dict[str, Reason] = {
     "no_healthy_endpoint": Reason(
         Side.UPSTREAM, 503, "no endpoint can take the request", "GET /api/v1/clusters on the admin listener tells why each is out"
     ),
+    "circuit_open": Reason(
+        Side.UPSTREAM, 503, "so much has failed in the cluster that its breaker is open", "the log says what failed; cluster.NAME.breaker"
+    ),
     "connect_refused": Reason(Side.UPSTREAM, 502, "the endpoint refuses connections", "is the service running, and on this port?"),
     "connect_failed": Reason(Side.UPSTREAM, 502, "the endpoint cannot be reached", "the detail in the access log has the system's words"),
     "upstream_tls_failed": Reason(

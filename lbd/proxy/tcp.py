@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from lbd.core.fiber import Expired, HungUp
 from lbd.core.timers import NEVER
 from lbd.errors import ProxyError, Retry, Side
-from lbd.proxy.admission import Waiter, may_wait
+from lbd.proxy.admission import Waiter, may_wait, refusal
 from lbd.proxy.dial import open_stream
 from lbd.proxy.endings import CONNECT, QUEUE
 from lbd.proxy.forwarding import without_mapping
@@ -196,7 +196,7 @@ class Session:
         while True:
             endpoint = self._target.pick(key, self._tried)
             if self.attempts > self._target.attempts_allowed or (endpoint is None and not may_wait(self._target, self._tried)):
-                raise last or failure("no_healthy_endpoint", self._target.why_none())
+                raise last or refusal(self._target)
             if endpoint is not None:
                 endpoint.begin()
             else:

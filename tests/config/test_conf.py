@@ -11,6 +11,7 @@ import pytest
 
 import lbd.cli.demo
 from lbd.cluster.admission import LimitPolicy
+from lbd.cluster.breaker import BreakerPolicy
 from lbd.cluster.cluster import BALANCES, ClusterPolicy, EndpointPolicy, RetryPolicy, TimeoutPolicy
 from lbd.cluster.health import HealthPolicy
 from lbd.cluster.outlier import OutlierPolicy
@@ -70,6 +71,7 @@ CHAPTERS: dict[str, type] = {
     "`[cluster.NAME.queue]`": QueuePolicy,
     "`[cluster.NAME.health]`": HealthPolicy,
     "`[cluster.NAME.outlier]`": OutlierPolicy,
+    "`[cluster.NAME.breaker]`": BreakerPolicy,
 }
 
 
