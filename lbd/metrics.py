@@ -127,6 +127,7 @@ WORKER_FIBERS = Metric(70, "lbd_worker_fibers", "gauge", ("worker",), "Fibers of
 WORKER_TASKS = Metric(71, "lbd_worker_tasks", "gauge", ("worker",), "Tasks of trio in a worker now; the same number, but for moments.")
 
 # Of the master, as all from 100 on.
+UPGRADES = Metric(74, "lbd_upgrades_total", "counter", ("result",), "Upgrades, counted on from one program to the next: ok, or failed.")
 WORKERS = Metric(73, "lbd_workers", "gauge", ("state",), "Places of workers, by what is in them: serving, or waiting after a crash.")
 WORKER_HANGS = Metric(72, "lbd_worker_hangs_total", "counter", (), "Workers killed because they gave no sign of life.")
 BREAKER_STATE = Metric(

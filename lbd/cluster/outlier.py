@@ -132,6 +132,11 @@ class Outliers:
             self._try(self._standings[address], now)
         return surplus
 
+    def inherit(self, address: str, cause: str, reason: str, times: int, since: float, until: float) -> None:
+        """It was ejected before we came."""
+        if self.policy.enabled and address in self.addresses and len(self.ejected()) < self.allowed():
+            self._standings[address] = Standing(Stage.EJECTED, since, until, times, cause, reason)
+
     def suspect(self, address: str, cause: str, reason: str, now: float, is_up: Callable[[str], bool]) -> Verdict:
         """Somebody has seen it fail. `is_up`: whether health checks hold an endpoint for up."""
         standing = self._standings.get(address)

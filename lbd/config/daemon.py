@@ -27,6 +27,9 @@ class DaemonPolicy:
     # A worker that gives no sign of life for so long is replaced. A healthy one gives one every second; under a load that leaves it no time
     # for one in ten it serves nobody either.
     hang_timeout: Annotated[float, Duration(zero="never")] = 10.0
+    # For the new master of an upgrade to get ready, or it is killed. Reading, resolving and starting workers takes seconds; a name server
+    # that does not answer, half a minute.
+    upgrade_timeout: Annotated[float, Duration(1.0)] = 60.0
     # Between /readyz turning 503 and the listeners closing: the time a load balancer in front needs to notice.
     ready_delay: Annotated[float, Duration(zero="close at once")] = 0.0
     overload: OverloadPolicy = field(default_factory=OverloadPolicy)

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from lbd.cluster.outlier import OutlierPolicy, Standing
     from lbd.worker.messages import Suspect
 
+    # cluster -> address -> cause, reason, ejections that count, seconds since the latest one, seconds to its end
+    Heritage = Mapping[str, Mapping[str, tuple[str, str, int, float, float]]]
     Totals = Callable[[], Mapping[tuple[int, tuple[str, ...]], list[int]]]  # core/board.py's
 
 __all__ = ["Ejections"]
@@ -61,6 +63,7 @@ class Ejections:
         self._counts: Counter[tuple[str, str, str]] = Counter()  # cluster, endpoint, cause
         self._refusals: Counter[tuple[str, str]] = Counter()  # cluster, why
         self._refused: set[tuple[str, str]] = set()  # cluster, endpoint: told of already
+        self._inherited: Heritage = {}
         self._changed = trio.Event()
 
     # What is known
@@ -98,7 +101,28 @@ class Ejections:
         for (cluster, why), count in self._refusals.items():
             yield metrics.EJECTIONS_REFUSED.name, {"cluster": cluster, "why": why}, float(count)
 
+    def heritage(self) -> Heritage:
+        """Who is ejected, for inherit() of another process."""
+        now = trio.current_time()
+        found: dict[str, dict[str, tuple[str, str, int, float, float]]] = {}
+        for cluster, outliers in self._clusters.items():
+            for address in outliers.ejected():
+                if (standing := outliers.of(address)) is not None:
+                    seconds = now - standing.since, standing.until - now
+                    found.setdefault(cluster, {})[address] = (standing.cause, standing.reason, standing.times, *seconds)
+        return found
+
     # What changes it
+
+    def inherit(self, known: Heritage) -> None:
+        """Before the first update(). ValueError or TypeError: that is not what heritage() gives."""
+        self._inherited = {
+            cluster: {
+                address: (str(cause), str(reason), int(times), float(since), float(left))
+                for address, (cause, reason, times, since, left) in ejected.items()
+            }
+            for cluster, ejected in known.items()
+        }
 
     def update(self, clusters: Mapping[str, tuple[OutlierPolicy, bool, Collection[str]]]) -> None:
         """These are the clusters now: policy, whether requests are spread without a look at them, addresses."""
@@ -113,7 +137,10 @@ class Ejections:
             if freed := outliers.settle(policy, addresses, now):
                 logger.info("cluster %s: %s may be used again: the configuration has changed", name, ", ".join(freed))
                 self._on_change(name, freed)
+            for address, (cause, reason, times, since, left) in self._inherited.get(name, {}).items():
+                outliers.inherit(address, cause, reason, times, now - since, now + left)
             self._schedule(name, now, len(addresses))
+        self._inherited = {}
         for key in [key for key in self._counts if self._is_gone(*key[:2])]:
             del self._counts[key]
         for cluster in [key for key in self._refusals if key[0] not in clusters]:

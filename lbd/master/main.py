@@ -194,27 +194,36 @@ async def _serve(master: Master, notifier: Notifier, wishes: _Wishes) -> None:
     master.state.move(MasterState.READY)
     core_name = "compiled core" if core.COMPILED else "pure Python"
     log.info("ready: lbd %s (%s), %d workers, %s", __version__, core_name, master.slots, _serving(master))
-    notifier.ready(_serving(master))
     master.handover.finish()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(keep_watchdog, notifier, watchdog_interval(os.environ, os.getpid()), master.supervisor.is_responsive)
+        nursery.start_soon(_tell_manager, master, notifier)
         nursery.start_soon(wishes.reloads.run)
-        nursery.start_soon(_upgrade, master, wishes)
+        nursery.start_soon(_upgrade, master, notifier, wishes)
         await wishes.stop.wait()
         nursery.cancel_scope.cancel()
 
 
-async def _upgrade(master: Master, wishes: _Wishes) -> None:
-    while not master.successor:
+async def _tell_manager(master: Master, notifier: Notifier) -> None:
+    """That it serves, and lives, as soon as the manager listens."""
+    assert master.supervisor is not None
+    await master.handover.wait_alone()
+    notifier.ready(_serving(master))
+    await keep_watchdog(notifier, watchdog_interval(os.environ, os.getpid()), master.supervisor.is_responsive)
+
+
+async def _upgrade(master: Master, notifier: Notifier, wishes: _Wishes) -> None:
+    while master.successor is None:
         await wishes.upgrade.wait()
         wishes.upgrade = trio.Event()
-        await master.upgrade()
+        if reason := await master.upgrade():
+            notifier.status(f"{_serving(master)}; the upgrade failed: the new master {reason}")
     wishes.stop.set()
 
 
 async def _leave(master: Master, notifier: Notifier) -> None:
-    if master.successor:
-        notifier.succeeded_by(master.successor)
+    if master.successor is not None:
+        notifier.succeeded_by(master.successor.pid)
+        master.successor.release()
         master.admin_scope.cancel()  # its answers are the successor's from now on
     else:
         notifier.stopping("draining")

@@ -32,6 +32,7 @@ from lbd.master.dumps import Dumps
 from lbd.master.ejections import Ejections
 from lbd.master.endpoints import EndpointBook, Places
 from lbd.master.faults import Faults
+from lbd.master.heritage import bequeath, inherit, open_will
 from lbd.master.inherited import Inherited
 from lbd.master.logs import LogFiles
 from lbd.master.machine import Identity, resolve_identity, usable_cpus
@@ -47,7 +48,7 @@ from lbd.master.state_directory import StateDirectory
 from lbd.master.states import MASTER_MOVES, MasterState, State
 from lbd.master.sticky_key import StickyKey
 from lbd.master.supervisor import Supervisor
-from lbd.master.upgrade import STATE_LOCK, Handover, start_successor
+from lbd.master.upgrade import STATE_LOCK, Handover, Successor, start_successor
 from lbd.master.vault import CLUSTERS, Vault
 from lbd.master.vigil import Vigil
 from lbd.worker.log import LineBuffer, LogPolicy, setup_logging
@@ -78,6 +79,7 @@ class Master:
         self.state = State(MasterState.STARTING, MASTER_MOVES)
         self.generation = 0
         self.reloads = {"ok": 0, "failed": 0}
+        self.upgrades = {"ok": 0, "failed": 0}
         self.last_report: ReloadReport | None = None
         self._faults = Faults()  # told by prepare(), with its own
         self.logs = self._first_logs()
@@ -109,7 +111,7 @@ class Master:
         self.control = Control(self.state_directory, self._retell)
         self.doors = Doors()
         self.admin_scope = trio.CancelScope()
-        self.successor = 0  # its pid, once it serves in our place
+        self.successor: Successor | None = None  # once it serves in our place
         self.changing = trio.Lock()  # a reload or an upgrade, one at a time
         self._environ = environ
         self._waiting: dict[str, list[ResolvedEndpoint]] = {}  # what names resolved to during a reload
@@ -122,6 +124,8 @@ class Master:
         for warning in self.config.warnings:
             log.warning("%s", warning)
         await self.doors.open(self.sockets, self.config, self._environ, self._faults)
+        if (will := self.handover.take_heritage()) >= 0:
+            self.upgrades["ok"] = inherit(will, self.prober, self.ejections)
         with self._faults.gather():
             plan = await self._plan(self.config, 1)
             if self._faults.found:
@@ -344,24 +348,27 @@ class Master:
 
     # Upgrade
 
-    async def upgrade(self) -> bool:
-        """Starts a new master in our place; True when it serves, and we are to drain."""
+    async def upgrade(self) -> str:
+        """Starts a new master in our place: "" when it serves, and we are to drain; or why it does not."""
         async with self.changing:
             self.state.move(MasterState.UPGRADING)
             log.info("upgrading: starting a new master")
             sockets = {**self.sockets.handed(), **self.doors.handed()}
             if self.state_directory.lock >= 0:
                 sockets[STATE_LOCK] = [self.state_directory.lock]
+            will = open_will(bequeath(self.prober, self.ejections, self.upgrades["ok"] + 1))
             try:
-                self.successor, reason = await start_successor(sockets, self._environ)
+                self.successor, reason = await start_successor(sockets, will, self._environ, self.config.lbd.upgrade_timeout)
             finally:
+                os.close(will)
                 self.state.maybe_move(MasterState.READY)
-            if reason:
+            if self.successor is None:
+                self.upgrades["failed"] += 1
                 log.error("the new master %s; this one stays", reason)
             else:
                 self.control.retire()
-                log.info("the new master (pid %d) serves", self.successor)
-            return self.successor != 0
+                log.info("the new master (pid %d) serves", self.successor.pid)
+            return reason
 
     # The end
 
@@ -374,7 +381,7 @@ class Master:
         await trio.sleep(0 if self.successor else lbd.ready_delay)
         # Our copies first: the workers' are the last then, and they take what still queues there before they close them. Nobody else
         # gets into these queues; with a successor the sockets stay, and so does who queues there.
-        self.sockets.close(keep_files=self.successor != 0)
+        self.sockets.close(keep_files=self.successor is not None)
         cut = await self.supervisor.drain(lbd.drain_timeout)
         log.log(
             logging.WARNING if cut else logging.INFO, "stopped: %s", f"{cut} requests were cut short" if cut else "nothing was cut short"
@@ -383,8 +390,8 @@ class Master:
     def close(self) -> None:
         """What is left of it, however it ends."""
         self.state.maybe_move(MasterState.STOPPED)
-        self.sockets.close(keep_files=self.successor != 0)
-        self.doors.close(keep_files=self.successor != 0)
+        self.sockets.close(keep_files=self.successor is not None)
+        self.doors.close(keep_files=self.successor is not None)
         self.state_directory.close()
         self.logs.close()
         self._dumps.close()

@@ -42,8 +42,9 @@ class Notifier:
         self.send(RELOADING=1, MONOTONIC_USEC=time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000, STATUS="reloading")
 
     def succeeded_by(self, pid: int) -> None:
-        """Another process is the main one now; the manager hears it from us, since it does not listen to that one yet."""
-        self.send(MAINPID=pid)
+        """Another process is the main one now; the manager hears it from us, since it does not listen to that one yet. A sign of life
+        too: that one's watchdog begins now."""
+        self.send(MAINPID=pid, WATCHDOG=1)
 
     def stopping(self, status: str) -> None:
         self.send(STOPPING=1, STATUS=status)

@@ -95,7 +95,21 @@ class Prober:
         self._clusters: dict[str, dict[str, _Check | None]] = {}  # None: not checked
         self._counts: Counter[tuple[str, str, str]] = Counter()  # (cluster, address, result)
         self._flips: Counter[tuple[str, str, str]] = Counter()  # (cluster, address, "up" or "down")
+        self._inherited: dict[str, dict[str, tuple[bool, str]]] = {}  # cluster -> address -> up, the last failure's reason
         self._nursery: trio.Nursery | None = None
+
+    def heritage(self) -> dict[str, dict[str, tuple[bool, str]]]:
+        """What is believed of endpoints that are checked, for inherit() of another process."""
+        return {
+            cluster: {address: (check.state.up, check.state.reason) for address, check in known.items() if check is not None}
+            for cluster, known in self._clusters.items()
+        }
+
+    def inherit(self, known: Mapping[str, Mapping[str, tuple[bool, str]]]) -> None:
+        """Before the first update(): those of its endpoints that are checked begin so."""
+        self._inherited = {
+            cluster: {address: (bool(up), str(reason)) for address, (up, reason) in states.items()} for cluster, states in known.items()
+        }
 
     def update(self, clusters: Mapping[str, tuple[HealthPolicy | None, Sequence[str]]]) -> None:
         """These are the endpoints now. To be called within trio; flips nothing by itself: ask `is_up` for what is known."""
@@ -108,12 +122,13 @@ class Prober:
             if policy is not None:
                 for address in self._clusters[cluster]:
                     known = self._checks.get((policy, address)) or checks.get((policy, address))
-                    check = known or self._begin(policy, address, before.get(cluster, {}).get(address))
+                    check = known or self._begin(policy, cluster, address, before.get(cluster, {}).get(address))
                     check.clusters.append(cluster)
                     self._checks[policy, address] = self._clusters[cluster][address] = check
         for key, check in checks.items():
             if key not in self._checks and check.scope is not None:
                 check.scope.cancel()
+        self._inherited = {}
         for check in self._checks.values():
             self._keep_watching(check)
         for counts in (self._counts, self._flips):
@@ -131,7 +146,7 @@ class Prober:
         if check is None or check.state.up:
             return ""
         if check.last is None:
-            return "health check: it has not been made yet"
+            return f"health check: {check.state.reason or 'it has not been made yet'}"
         failures = f"{check.state.failures} failures in a row, the last" if check.state.failures > 1 else "the last failure"
         return f"health check: {failures}: {check.state.reason or 'not known'}"
 
@@ -158,11 +173,13 @@ class Prober:
             finally:
                 self._nursery = None
 
-    def _begin(self, policy: HealthPolicy, address: str, before: _Check | None) -> _Check:
+    def _begin(self, policy: HealthPolicy, cluster: str, address: str, before: _Check | None) -> _Check:
         check = _Check(policy, address, trio.current_time())
         if before is not None:
             check.state.up = before.state.up
             check.since = before.since
+        elif inherited := self._inherited.get(cluster, {}).get(address):
+            check.state.up, check.state.reason = inherited
         return check
 
     def _keep_watching(self, check: _Check) -> None:

@@ -1,12 +1,14 @@
 """A new program in the place of the old one, without a refused connection: SIGUSR2.
 
 The old master starts a new one, with the words it was started with itself, and hands it the listening sockets: as inherited
-descriptors, listed in $LBD_UPGRADE by their binds. Both serve from the same queues until the new one says, through a pipe, that all
-its workers do; then the old one drains. If the new one ends before it has said so, the old one stays as if nothing had been.
+descriptors, listed in $LBD_UPGRADE by their binds, and what it has learned (heritage.py). Both serve from the same queues until the
+new one says, through a socket, that all its workers do; then the old one tells the service manager who the main process is, closes its
+end of the socket, and drains. From then on the manager listens to the new one, which waits for that moment to speak. If the new one ends
+before it is ready, or is not ready in time, the old one stays as if nothing had been.
 
 - Sockets that the new configuration does not name are closed by the new master only when it is ready, and the old one takes what
   queues in them while it drains. So are those of worker slots that the new one does not have.
-- What is not handed on: numbers (counters begin at 0 again, as after a restart), what was learned about health, connections.
+- What is not handed on: numbers (counters begin at 0 again, as after a restart), connections.
 """
 
 from __future__ import annotations
@@ -24,11 +26,10 @@ from lbd.master.process import describe_exit
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["STATE_LOCK", "VARIABLE", "Handover", "start_successor"]
+__all__ = ["STATE_LOCK", "VARIABLE", "Handover", "Successor", "start_successor"]
 
 VARIABLE = "LBD_UPGRADE"
 STATE_LOCK = "state lock"  # among the binds, but none: the descriptor that keeps others out of the state directory
-PATIENCE = 60.0  # seconds for the new master to get ready
 # Of the old one alone: sockets come by VARIABLE, and the watchdog is whoever is the main process.
 OLD_ONLY = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "WATCHDOG_PID")
 
@@ -40,17 +41,20 @@ class Handover:
         handed = json.loads(environ.get(VARIABLE, "{}"))
         self._sockets: dict[str, list[int]] = handed.get("sockets", {})
         self._ready: int = handed.get("ready", -1)
+        self._heritage: int = handed.get("heritage", -1)
+        self._has_finished = False
         for fd in self.fds:
             os.set_inheritable(fd, False)
 
     @property
     def is_upgrade(self) -> bool:
-        return self._ready >= 0
+        """Until finish()."""
+        return self._ready >= 0 and not self._has_finished
 
     @property
     def fds(self) -> set[int]:
         """Not yet taken."""
-        return {fd for fds in self._sockets.values() for fd in fds} | ({self._ready} if self.is_upgrade else set())
+        return {fd for fds in self._sockets.values() for fd in fds} | {fd for fd in (self._ready, self._heritage) if fd >= 0}
 
     @property
     def binds(self) -> list[str]:
@@ -67,6 +71,11 @@ class Handover:
         """That of the state directory, ours now; -1 when there is none."""
         return next(iter(self._sockets.pop(STATE_LOCK, [])), -1)
 
+    def take_heritage(self) -> int:
+        """Its descriptor, ours now; -1 when there is none."""
+        fd, self._heritage = self._heritage, -1
+        return fd
+
     def finish(self) -> None:
         """We are ready: the predecessor may go, and what nobody took is closed."""
         if self.is_upgrade:
@@ -75,9 +84,15 @@ class Handover:
                     _remove(bind.removeprefix("unix:"))
                 for fd in fds:
                     os.close(fd)
+            self._sockets, self._has_finished = {}, True
             os.write(self._ready, b"ready")
+
+    async def wait_alone(self) -> None:
+        """Until the predecessor has left its place to us; at once without one."""
+        if self._ready >= 0:
+            await trio.lowlevel.wait_readable(self._ready)
             os.close(self._ready)
-            self._sockets, self._ready = {}, -1
+            self._ready = -1
 
 
 def _remove(path: str) -> None:
@@ -87,27 +102,47 @@ def _remove(path: str) -> None:
         pass  # somebody else has
 
 
-async def start_successor(sockets: Mapping[str, list[int]], environ: Mapping[str, str]) -> tuple[int, str]:
-    """Starts a new master with these sockets and waits until it serves: (its pid, ""), or (0, why it does not)."""
-    reader, writer = os.pipe()
+class Successor:
+    """A new master that serves."""
+
+    def __init__(self, pid: int, channel: socket.socket) -> None:
+        self.pid = pid
+        self._channel = channel
+
+    def release(self) -> None:
+        """It is alone from now on, or the main one."""
+        self._channel.close()
+
+
+async def start_successor(
+    sockets: Mapping[str, list[int]], heritage: int, environ: Mapping[str, str], patience: float
+) -> tuple[Successor | None, str]:
+    """Starts a new master with these descriptors and waits until it serves, `patience` seconds at most: (it, ""), or (None, why not)."""
+    ours, theirs = socket.socketpair()
     fds = [fd for handed in sockets.values() for fd in handed]
     kept = {name: value for name, value in environ.items() if name not in OLD_ONLY}
-    kept[VARIABLE] = json.dumps({"sockets": dict(sockets), "ready": writer})
+    kept[VARIABLE] = json.dumps({"sockets": dict(sockets), "ready": theirs.fileno(), "heritage": heritage})
     try:
-        process = await trio.lowlevel.open_process([sys.executable, *sys.orig_argv[1:]], env=kept, pass_fds=[*fds, writer])
+        with theirs:
+            command = [sys.executable, *sys.orig_argv[1:]]
+            process = await trio.lowlevel.open_process(command, env=kept, pass_fds=[*fds, heritage, theirs.fileno()])
     except OSError as error:
-        os.close(reader)
-        return 0, f"could not be started: {error.strerror}"
+        ours.close()
+        return None, f"could not be started: {error.strerror}"
+    ready = False
+    try:
+        ours.setblocking(False)
+        with trio.move_on_after(patience) as waiting:
+            await trio.lowlevel.wait_readable(ours)
+            ready = ours.recv(1) != b""
     finally:
-        os.close(writer)
-    async with trio.lowlevel.FdStream(reader) as ready:
-        said = b""
-        try:
-            with trio.move_on_after(PATIENCE):
-                said = await ready.receive_some()
-        finally:
-            if not said:
-                process.kill()
-                with trio.CancelScope(shield=True):
-                    await process.wait()
-    return (process.pid, "") if said else (0, f"{describe_exit(process.returncode or 0)} before it was ready")
+        if not ready:
+            ours.close()
+            process.kill()
+            with trio.CancelScope(shield=True):
+                await process.wait()
+    if ready:
+        return Successor(process.pid, ours), ""
+    if waiting.cancelled_caught:
+        return None, f"was not ready within {patience:g} s and has been killed"
+    return None, f"{describe_exit(process.returncode or 0)} before it was ready"

@@ -60,6 +60,7 @@ class MasterView:
             "generation": master.generation,
             "reloads": dict(master.reloads),
             "last_reload": master.last_report.to_json() if master.last_report else None,
+            "upgrades": dict(master.upgrades),
             "worker_restarts": master.supervisor.restarts if master.supervisor else 0,
             "workers": master.supervisor.snapshot(now) if master.supervisor else [],
             "binds": [bind for listener in master.config.listeners for bind in listener.bind],
@@ -150,6 +151,8 @@ class MasterView:
         yield metrics.CONFIG_GENERATION.name, {}, float(master.generation)
         for result, count in master.reloads.items():
             yield metrics.RELOADS.name, {"result": result}, float(count)
+        for result, count in master.upgrades.items():
+            yield metrics.UPGRADES.name, {"result": result}, float(count)
         yield metrics.WORKER_RESTARTS.name, {}, float(master.supervisor.restarts if master.supervisor else 0)
         states = [slot.state.now for slot in master.supervisor.slots] if master.supervisor else []
         for state in WorkerState:

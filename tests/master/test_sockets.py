@@ -318,8 +318,8 @@ async def test_a_port_may_move_to_another_of_our_addresses() -> None:
 
 
 def handed_over(old: Sockets) -> tuple[Handover, int, int]:
-    """What a new process has of them; and the pipe by which it says that it serves."""
-    reader, writer = os.pipe()
+    """What a new process has of them; and both ends of the socket by which it says that it serves."""
+    reader, writer = (end.detach() for end in socket.socketpair())
     handed = {name: [os.dup(fd) for fd in fds] for name, fds in old.handed().items()}
     return Handover({VARIABLE: json.dumps({"sockets": handed, "ready": writer})}), reader, writer
 
@@ -347,7 +347,8 @@ async def test_a_successor_takes_the_sockets_and_what_queues_in_them(before: int
                 sock.accept()[0].close()
                 accepted += 1
     assert accepted == len(waiting)
-    os.close(reader)
+    os.close(reader)  # the predecessor has left its place
+    await handover.wait_alone()
     old.close(keep_files=True)
     new.close()
     for sock in waiting:
@@ -370,6 +371,7 @@ async def test_a_unix_sockets_file_is_the_successors(tmp_path: Path) -> None:
     new.close()
     assert os.listdir(tmp_path) == []
     os.close(reader)
+    await handover.wait_alone()
 
 
 @pytest.mark.parametrize("gets_far", [False, True])
@@ -398,4 +400,6 @@ async def test_without_a_predecessor_there_is_nothing_to_take() -> None:
     handover = Handover({})
     assert not handover.is_upgrade
     assert handover.take("127.0.0.1:1", 4) == []
+    assert handover.take_heritage() == -1
+    await handover.wait_alone()
     handover.finish()

@@ -1,0 +1,47 @@
+"""What a successor inherits of what was learned: so that after an upgrade nothing gets requests that was known to be dead before.
+
+A file of JSON in memory, whose descriptor the new master gets with the sockets. It may be of another version: what cannot be read is left,
+and the new one begins with what its configuration says, as after a restart. Times are seconds from now, since each master has a clock of
+its own.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lbd.master.ejections import Ejections
+    from lbd.master.probes import Prober
+
+__all__ = ["bequeath", "inherit", "open_will"]
+
+log = logging.getLogger("lbd.master")
+
+
+def bequeath(prober: Prober, ejections: Ejections, upgrades: int) -> dict[str, Any]:
+    """`upgrades` with the one that is under way."""
+    return {"checks": prober.heritage(), "ejections": ejections.heritage(), "upgrades": upgrades}
+
+
+def open_will(content: dict[str, Any]) -> int:
+    """A descriptor to hand over, the caller's to close."""
+    fd = os.memfd_create("lbd-heritage", os.MFD_CLOEXEC)
+    os.pwrite(fd, json.dumps(content).encode(), 0)
+    return fd
+
+
+def inherit(fd: int, prober: Prober, ejections: Ejections) -> int:
+    """Before the first configuration is in force; closes the descriptor. How many upgrades there have been, with this one."""
+    try:
+        with open(fd, "rb") as file:
+            file.seek(0)
+            content = json.load(file)
+        prober.inherit(content["checks"])
+        ejections.inherit(content["ejections"])
+        return int(content["upgrades"])
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        log.warning("what the old master knew of endpoints' health cannot be read (%r): they begin as the configuration says", error)
+        return 1

@@ -1,0 +1,132 @@
+"""What the new master of an upgrade knows of endpoints from the old one. On virtual time."""
+
+from __future__ import annotations
+
+import json
+import os
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import trio
+
+from lbd.cluster.health import HealthPolicy
+from lbd.cluster.outlier import OutlierPolicy
+from lbd.cluster.witness import GATEWAY
+from lbd.master.ejections import Ejections
+from lbd.master.heritage import bequeath, inherit, open_will
+from lbd.master.probe import Outcome
+from lbd.master.probes import Prober
+from lbd.worker.messages import Suspect
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+pytestmark = pytest.mark.usefixtures("autojump_clock", "no_leaked_fds")
+
+A, B, C = "10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"
+CHECK = HealthPolicy(interval=1.0, fall=2, rise=2)
+
+
+class Probe:
+    """B is dead, and has not heard of it."""
+
+    def __init__(self, policy: HealthPolicy, address: str) -> None:
+        self._address = address
+
+    async def run(self) -> Outcome:
+        await trio.lowlevel.checkpoint()
+        return Outcome("connect", "refused") if self._address == B else Outcome("ok", "")
+
+
+class Life:
+    """One master's knowledge of a cluster of three."""
+
+    def __init__(self) -> None:
+        self.prober = Prober(lambda *flip: None, random=Random(1), make_probe=Probe)  # type: ignore[arg-type]
+        self.ejections = Ejections(lambda cluster, addresses: None, self.prober.is_up, dict, lambda: 0.0)
+
+    def settle(self, policy: OutlierPolicy | None = None, addresses: tuple[str, ...] = (A, B, C)) -> None:
+        self.prober.update({"web": (CHECK, addresses)})
+        self.ejections.update({"web": (policy or OutlierPolicy(), True, addresses)})
+
+    def hand_on(self, change: Mapping[str, Any] | None = None) -> tuple[Life, int]:
+        """The next one, before it is settled; and what it says of upgrades."""
+        content = bequeath(self.prober, self.ejections, 3) | dict(change or {})
+        fd = open_will(content)
+        heir = Life()
+        return heir, inherit(fd, heir.prober, heir.ejections)
+
+
+async def lived() -> Life:
+    """B was found dead, C is ejected for 30 seconds, 10 of which are over."""
+    life = Life()
+    life.settle()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(life.prober.run)
+        await trio.sleep(10)
+        nursery.cancel_scope.cancel()
+    assert not life.prober.is_up("web", B)
+    life.ejections.hear(Suspect("web", C, GATEWAY, "5 failures in a row"))
+    assert life.ejections.is_ejected("web", C)
+    await trio.sleep(10)
+    return life
+
+
+async def test_who_was_out_stays_out() -> None:
+    heir, upgrades = (await lived()).hand_on()
+    assert upgrades == 3
+    heir.settle()
+    assert [heir.prober.is_up("web", address) for address in (A, B, C)] == [True, False, True]
+    assert heir.prober.why("web", B) == "health check: refused"
+    assert [heir.ejections.is_ejected("web", address) for address in (A, B, C)] == [False, False, True]
+    assert "5 failures in a row" in heir.ejections.why("web", C)
+
+
+async def test_an_ejection_ends_when_it_would_have_ended() -> None:
+    heir, _ = (await lived()).hand_on()
+    heir.settle()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(heir.ejections.run)
+        await trio.sleep(19)
+        assert heir.ejections.is_ejected("web", C)
+        await trio.sleep(2)
+        assert not heir.ejections.is_ejected("web", C)
+        assert heir.ejections.trial("web", C) > 0
+        nursery.cancel_scope.cancel()
+
+
+async def test_the_next_checks_may_say_otherwise() -> None:
+    heir, _ = (await lived()).hand_on()
+    heir.prober.inherit({"web": {A: (False, "it was dead then")}})
+    heir.settle()
+    assert not heir.prober.is_up("web", A)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(heir.prober.run)
+        await trio.sleep(10)
+        nursery.cancel_scope.cancel()
+    assert heir.prober.is_up("web", A)
+
+
+async def test_what_the_new_configuration_does_not_want_is_forgotten() -> None:
+    heir, _ = (await lived()).hand_on()
+    heir.settle(OutlierPolicy(enabled=False), (A, C))
+    assert not heir.ejections.is_ejected("web", C)
+    heir.settle()
+    assert heir.prober.is_up("web", B), "it came later, when nobody remembered"
+    assert not heir.ejections.is_ejected("web", C)
+
+
+@pytest.mark.parametrize("change", [{"checks": [1]}, {"checks": {"web": {B: 7}}}, {"ejections": {"web": {C: ["x"]}}}, {"upgrades": None}])
+async def test_what_cannot_be_read_is_left(change: dict[str, Any]) -> None:
+    heir, upgrades = (await lived()).hand_on(change)
+    heir.settle()
+    assert heir.prober.is_up("web", A)
+    assert upgrades in (1, 3)
+
+
+async def test_no_json_is_no_heritage() -> None:
+    fd = os.memfd_create("test")
+    os.write(fd, b"not " + json.dumps({}).encode())
+    life = Life()
+    assert inherit(fd, life.prober, life.ejections) == 1
