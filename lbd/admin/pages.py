@@ -4,7 +4,7 @@
     GET  /healthz            the process lives
     GET  /readyz             a new connection would be served; 503 with the reason while starting, draining, and where workers die
     GET  /api/v1/status      the daemon and its workers
-    GET  /api/v1/clusters    endpoints and their health
+    GET  /api/v1/clusters    endpoints and their health; of some clusters with ?cluster=NAME
     GET  /api/v1/overlays    what operators have changed at run time
     GET  /api/v1/config      the effective configuration, TOML or (Accept, ?format=json) JSON
     POST /api/v1/reload      as SIGHUP; 200 with the report, 422 with the report when the new configuration was refused
@@ -23,6 +23,7 @@ from urllib.parse import parse_qs
 from lbd.admin.command import Fault, is_command, parse_command
 from lbd.admin.guard import check_access
 from lbd.admin.metrics import Scraper
+from lbd.config.suggest import unknown_name
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -105,8 +106,12 @@ class Pages:
     async def _status(self, _: Request) -> Answer:
         return _json(200, self._view.status())
 
-    async def _clusters(self, _: Request) -> Answer:
-        return _json(200, self._view.clusters())
+    async def _clusters(self, request: Request) -> Answer:
+        wanted = parse_qs(request.query, keep_blank_values=True).get("cluster", [])
+        found = self._view.clusters(wanted)
+        if missing := [name for name in wanted if name not in found]:
+            return refuse(request, 404, unknown_name(missing[0], self._view.clusters(), "cluster"))
+        return _json(200, found)
 
     async def _overlays(self, _: Request) -> Answer:
         return _json(200, self._view.overlays())

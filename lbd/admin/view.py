@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
     from lbd.admin.command import Command
 
@@ -44,8 +44,9 @@ class AdminView(Protocol):
     def status(self) -> dict[str, Any]:
         """For /api/v1/status. "state" is the master's in a word ("starting", "running", "draining")."""
 
-    def clusters(self) -> dict[str, Any]:
-        """For /api/v1/clusters: cluster name -> its policy in short, its endpoints and their health."""
+    def clusters(self, wanted: Collection[str] = ()) -> dict[str, Any]:
+        """For /api/v1/clusters: cluster name -> its policy in short, its endpoints and their health. Of those `wanted` that there are; of
+        all, if none is."""
 
     def config_toml(self) -> str:
         """The effective configuration, secrets masked."""

@@ -84,12 +84,14 @@ async def wait_until_quiet(address: Address, token: str, content: Tree, seconds:
         while left:
             if left > 0:
                 await trio.sleep(LOOK)
-            answer = await ask(address, "GET", "/api/v1/clusters", token=token, timeout=TIMEOUT)
-            left = inflight_of(content_of(answer), content)
+            answer = await ask(
+                address, "GET", f"/api/v1/clusters?cluster={quote(content['cluster'], safe='')}", token=token, timeout=TIMEOUT
+            )
+            left = 0 if answer.status == 404 else inflight_of(content_of(answer), content)
     return max(left, 0)
 
 
 def inflight_of(clusters: Tree, content: Tree) -> int:
     """At the addresses that the command was about."""
-    endpoints = clusters.get(content["cluster"], {}).get("endpoints", [])
+    endpoints = clusters[content["cluster"]]["endpoints"]
     return sum(endpoint["inflight"] for endpoint in endpoints if endpoint["address"] in content["addresses"])

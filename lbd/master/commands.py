@@ -142,7 +142,7 @@ def _weigh(command: Command, members: Sequence[Member], chosen: Sequence[Member]
     sentence = f"{place} has weight {command.weight}{_until(put)} instead of {configured}"
     own = sum(weight for member, weight in weights.items() if member in chosen)
     if own:
-        sentence += f"; that is {100 * own / sum(weights.values()):.3g} % of what the endpoints of {command.cluster} take now"
+        sentence += f"; that is {100 * own / sum(weights.values()):.3g} % of the weight of all that are up"
     else:
         sentence += "; it takes no requests now"
     return Decision(sentence, put)

@@ -16,7 +16,7 @@ from lbd.master.control import named
 from lbd.master.states import MasterState, WorkerState
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
     from lbd.admin.command import Command
     from lbd.admin.view import OwnMetric
@@ -67,8 +67,8 @@ class MasterView:
             "names": master.resolver.snapshot(),
         }
 
-    def clusters(self) -> dict[str, Any]:
-        return {cluster.name: self._cluster(cluster) for cluster in self._master.config.clusters}
+    def clusters(self, wanted: Collection[str] = ()) -> dict[str, Any]:
+        return {cluster.name: self._cluster(cluster) for cluster in self._master.config.clusters if not wanted or cluster.name in wanted}
 
     def _cluster(self, cluster: ClusterPolicy) -> dict[str, Any]:
         master = self._master

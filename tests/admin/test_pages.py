@@ -159,3 +159,18 @@ async def test_a_command_that_cannot_be_taken(request_: Request, status: int, se
 async def test_a_command_that_is_refused_says_why(status: int, fields: tuple[tuple[str, str], ...]) -> None:
     answer = await Pages(FakeView(fault=Fault(status, "because")), "").answer(command())
     assert (answer.status, json.loads(answer.body), answer.fields) == (status, {"error": "because"}, fields)
+
+
+@pytest.mark.parametrize(
+    ("query", "status", "found"),
+    [
+        ("", 200, ["api", "web"]),
+        ("cluster=web", 200, ["web"]),
+        ("cluster=web&cluster=api", 200, ["api", "web"]),
+        ("cluster=wbe", 404, ["error"]),
+        ("cluster=web&cluster=", 404, ["error"]),
+    ],
+)
+async def test_clusters_are_told_of_as_asked(query: str, status: int, found: list[str]) -> None:
+    answer = await Pages(FakeView(), "").answer(ask("/api/v1/clusters", query=query))
+    assert (answer.status, list(json.loads(answer.body))) == (status, found)

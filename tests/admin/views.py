@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,8 +41,8 @@ class FakeView:
     def status(self) -> dict[str, Any]:
         return {"state": self.state, "generation": 3}
 
-    def clusters(self) -> dict[str, Any]:
-        return {"api": {"endpoints": {}}}
+    def clusters(self, wanted: Collection[str] = ()) -> dict[str, Any]:
+        return {name: {"endpoints": {}} for name in ("api", "web") if not wanted or name in wanted}
 
     def config_toml(self) -> str:
         return '[admin]\ntoken = "***"\n'

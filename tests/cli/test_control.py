@@ -37,6 +37,8 @@ class Daemon:
         self.asked.append((method, path, body, token))
         if method == "POST":
             return self.answer
+        if path != "/api/v1/clusters?cluster=web":
+            return Answer(404, b'{"error": "there is no such cluster"}')
         counts = self.inflight.pop(0) if len(self.inflight) > 1 else self.inflight[0]
         endpoints = [{"address": f"10.0.0.{number}:80", "inflight": count} for number, count in enumerate(counts, 1)]
         return Answer(200, json.dumps({"web": {"endpoints": endpoints}}).encode())

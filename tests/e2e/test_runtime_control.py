@@ -143,7 +143,7 @@ def test_an_operator_at_night(rig: Rig) -> None:
 
     found = lbd("weight", f"web/{rig.origins[1].address}", "3", "-c", rig.daemon.config, directory=rig.directory)
     assert (found.returncode, found.stderr) == (0, "")
-    assert found.stdout.endswith(" has weight 3 instead of 1; that is 75 % of what the endpoints of web take now\n")
+    assert found.stdout.endswith(" has weight 3 instead of 1; that is 75 % of the weight of all that are up\n")
     wait_until(lambda: rig.shares(16) == {"two": 12, "three": 4}, "the new weights")
 
     found = lbd("status", "-c", rig.daemon.config, directory=rig.directory)

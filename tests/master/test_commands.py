@@ -97,7 +97,7 @@ STORIES: list[tuple[Command, list[Member], list[Overlay], str]] = [
      "409 web/10.0.0.9:80 is drained with all addresses of web/app:80; enable web/app:80"),
     # Weights
     (weight("10.0.0.1:80", 1), [A, member("10.0.0.2:80", weight=9), DOWN], [],
-     "+10.0.0.1:80 web/10.0.0.1:80 has weight 1 instead of 1; that is 10 % of what the endpoints of web take now"),
+     "+10.0.0.1:80 web/10.0.0.1:80 has weight 1 instead of 1; that is 10 % of the weight of all that are up"),
     (weight("10.0.0.1:80", 3, seconds=60.0), [A, B, C], [drained("10.0.0.3:80"), weighed("10.0.0.2:80", 5)],
      "+10.0.0.1:80 web/10.0.0.1:80 has weight 3 until 2026-11-28 18:01:00 UTC instead of 1; that is 37.5 % of"),
     (weight("10.0.0.2:80", 3), [A, DOWN], [], "+10.0.0.2:80 web/10.0.0.2:80 has weight 3 instead of 1; it takes no requests now"),
