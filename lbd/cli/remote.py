@@ -14,7 +14,7 @@ import trio
 from lbd.cli.ask import ask
 from lbd.cli.main import DEFAULT_FILE
 from lbd.config.addresses import Address, parse_bind
-from lbd.config.schema import load_config
+from lbd.config.schema import load_doors
 from lbd.errors import EnvironmentFault, Exit
 from lbd.master.doors import control_bind
 
@@ -84,7 +84,7 @@ def find_admin(file: Path, admin: str, environ: Mapping[str, str]) -> tuple[Addr
     token = environ.get(TOKEN_VARIABLE, "")
     where = f"--admin {admin}"
     if not admin:
-        config = load_config(file, environ)
+        config = load_doors(file, environ)
         if control := find_control(config, file, environ):
             return control, ""
         policy = config.admin

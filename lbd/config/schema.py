@@ -20,7 +20,7 @@ from lbd.config.rules import check
 from lbd.config.suggest import unknown_key
 from lbd.config.text import Document, read_document
 from lbd.config.units import kind_of
-from lbd.errors import ConfigError
+from lbd.errors import ConfigError, ConfigErrors
 from lbd.proxy.listener import ListenerPolicy
 from lbd.worker.log import LogPolicy
 
@@ -30,8 +30,9 @@ if TYPE_CHECKING:
 
     from lbd.errors import EnvironmentFault
 
-__all__ = ["AdminPolicy", "Config", "DaemonPolicy", "load_config"]
+__all__ = ["AdminPolicy", "Config", "DaemonPolicy", "load_config", "load_doors"]
 
+DOORS = ("", "include", "lbd", "admin", "lbd.state_directory", "admin.bind", "admin.control")
 SECTIONS = ("lbd", "log", "admin", "listener", "cluster")
 
 
@@ -67,6 +68,21 @@ def load_config(path: Path, environ: Mapping[str, str]) -> Config:
     report.raise_errors()
     places = {path: str(place) for path, place in document.places.items() if is_refusable(path)}
     return replace(config, warnings=report.warnings(), places=places)
+
+
+def load_doors(path: Path, environ: Mapping[str, str]) -> Config:
+    """[lbd] and [admin] alone, for whoever looks for the running daemon: at night the file may be half edited, or have variables that only
+    the daemon's environment has. ConfigErrors: what tells where it is asked (DOORS) cannot be read."""
+    document = read_document(path, environ)
+    report = Report(document)
+    daemon = fill(DaemonPolicy, document.tree.get("lbd", {}), ("lbd",), report)
+    admin = fill(AdminPolicy, document.tree.get("admin", {}), ("admin",), report)
+    try:
+        report.raise_errors()
+    except ConfigErrors as faults:
+        if errors := [error for error in faults.errors if error.key in DOORS]:
+            raise ConfigErrors(errors) from None
+    return Config(str(path), daemon, admin=admin if report.is_sound(("admin", "token")) else replace(admin, token=""))
 
 
 def is_refusable(path: KeyPath) -> bool:

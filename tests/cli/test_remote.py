@@ -15,7 +15,7 @@ from lbd.admin.server import _Admin
 from lbd.cli.ask import Answer, ask
 from lbd.cli.remote import content_of, describe_clusters, describe_dormant, describe_reload, describe_status, find_admin, span
 from lbd.config.addresses import Address
-from lbd.errors import EnvironmentFault
+from lbd.errors import ConfigErrors, EnvironmentFault
 from tests.admin.views import FakeView
 
 if TYPE_CHECKING:
@@ -121,6 +121,28 @@ def test_where_the_daemon_is(bind: str, admin: str, environ: dict[str, str], fou
         assert found in str(fault.value)
     else:
         assert find_admin(path, admin, environ) == found
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ('[admin]\nbind = "127.0.0.1:9000"\n[cluster.web]\nendpionts = []\n[listener]\nweb = 1\n', 9000),
+        ('[admin]\nbind = "127.0.0.1:9000"\ntoken = "${ONLY_THE_DAEMON_HAS_IT}"\n[lbd]\nworkers = "many"\n', 9000),
+        ('[cluster.web]\nendpoints = "${ONLY_THE_DAEMON_HAS_IT}"\n', 9901),
+        ('[admin]\nbind = "9901"\n', "admin.bind: "),
+        ('[admin]\nbind = "${ONLY_THE_DAEMON_HAS_IT}"\n', "admin.bind: "),
+        ('include = ["admin.toml"]\n', "include: "),
+        ("[admin\n", "lb.toml:1: "),
+    ],
+)
+def test_a_daemon_is_found_by_a_file_that_is_being_edited(text: str, found: int | str, tmp_path: Path) -> None:
+    path = tmp_path / "lb.toml"
+    path.write_text(text)
+    if isinstance(found, int):
+        assert find_admin(path, "", {}) == (Address("ipv4", "127.0.0.1", found), "")
+    else:
+        with pytest.raises(ConfigErrors, match=found):
+            find_admin(path, "", {})
 
 
 @pytest.mark.parametrize(
