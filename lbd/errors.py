@@ -42,7 +42,9 @@ class Retry(Enum):
     UNSENT = "unsent"  # not one byte reached the upstream, or it says that it has looked at none: safe for every method
     UNSENT_HERE = "unsent_here"  # as UNSENT, but the endpoint serves others: it only had done with that connection
     REUSED_ONLY = "reused_only"  # a kept-alive connection died before any answer: safe for idempotent methods
-    UNANSWERED = "unanswered"  # a new connection died before any answer: as REUSED_ONLY, but the endpoint itself is in doubt
+    UNANSWERED = "unanswered"  # a new connection died before any answer, or none came: as REUSED_ONLY, but the endpoint itself is in doubt
+    ANSWERED = "answered"  # with a status that is one to try again on: safe for idempotent methods
+    SAID_UNDONE = "said_undone"  # with a status of gRPC of which the configuration says that it is safe for every call
 
 
 class ProxyError(Exception):

@@ -161,6 +161,13 @@ STICKY = Metric(
     41, "lbd_sticky_total", "counter", ("cluster", "outcome"),
     "Answers of clusters with sticky sessions: kept to the cookie's endpoint, moved away from it, new, or with an invalid cookie.",
 )  # fmt: skip
+RETRIES_DENIED = Metric(
+    30,
+    "lbd_retries_denied_total",
+    "counter",
+    ("cluster", "reason"),
+    "Attempts beyond the first that were called for and not made: no budget, time, body or endpoint was left.",
+)
 
 # From 100 on: the master's own, which are on no board; it gives name, labels and value when it is scraped.
 BUILD_INFO = Metric(101, "lbd_build_info", "gauge", ("version", "compiled"), "Always 1; compiled is true where the compiled core runs.")

@@ -1,6 +1,7 @@
 cimport cython
 
 from lbd.cluster.admission cimport Admission
+from lbd.cluster.budget cimport RetryBudget
 from lbd.cluster.endpoint cimport Endpoint
 from lbd.cluster.selection cimport Roster, Selection
 
@@ -10,6 +11,7 @@ cdef class Cluster:
     cdef readonly object circuit, origination, sticky
     cdef readonly Admission admission
     cdef public Py_ssize_t place
+    cdef readonly RetryBudget budget
     cdef object _segment, _board, _plain, _slow_start, _tell
     cdef dict _by_address, _subsets, _subsets_before
     cdef Roster _roster

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from lbd.cluster.admission import Admission, LimitPolicy
 from lbd.cluster.breaker import BreakerPolicy
+from lbd.cluster.budget import RetryBudget
 from lbd.cluster.circuit import Circuit
 from lbd.cluster.endpoint import Endpoint
 from lbd.cluster.health import HealthPolicy, secured
@@ -18,6 +19,7 @@ from lbd.cluster.key import HashKey
 from lbd.cluster.outlier import OutlierPolicy
 from lbd.cluster.pool import Pool, PoolPolicy
 from lbd.cluster.queue import QueuePolicy
+from lbd.cluster.retry_policy import RetryPolicy
 from lbd.cluster.select import HASHES, SELECTORS
 from lbd.cluster.selection import Roster, Selection
 from lbd.cluster.shared import Http2UpstreamPolicy, SharedPool
@@ -66,13 +68,6 @@ class TimeoutPolicy:
     response: Annotated[float, Duration(0.0, zero="no limit")] = 30.0  # end of the request -> head of the response
     idle: Annotated[float, Duration(0.0, zero="no limit")] = 60.0  # of a body in transit, either way: no byte moved
     total: Annotated[float, Duration(0.0, zero="no limit")] = 0.0  # the whole exchange, attempts included
-
-
-@dataclass(frozen=True, slots=True)
-class RetryPolicy:
-    """`[cluster.NAME.retry]`. It stands here because it is a cluster's table; proxy/retry.py obeys it."""
-
-    attempts: Annotated[int, Count(0, 100)] = 2  # beyond the first
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +133,7 @@ class Cluster:
 
     __slots__ = (
         "_board", "_by_address", "_plain", "_roster", "_segment", "_slow_start", "_subsets", "_subsets_before", "_tell", "_whole",
-        "admission", "circuit", "endpoints", "hash_key", "origination", "place", "policy", "sticky",
+        "admission", "budget", "circuit", "endpoints", "hash_key", "origination", "place", "policy", "sticky",
     )  # fmt: skip
 
     def __init__(
@@ -159,6 +154,7 @@ class Cluster:
         self._subsets_before: dict[tuple[Subset, bool], Selection] = {}  # and before it
         self.endpoints: tuple[Endpoint, ...] = ()
         self.policy = policy
+        self.budget = RetryBudget(policy.retry.budget, policy.retry.budget_min)
         self.hash_key = HashKey(policy.hash_key) if policy.balance in HASHES else None
         self.sticky = Sticky(policy.name, policy.sticky) if policy.sticky is not None else None
         self.admission: Admission | None = None  # while nothing is limited
@@ -286,6 +282,7 @@ class Cluster:
         self._slow_start.seconds = policy.slow_start
         self.circuit.obey(policy.breaker)
         self._subsets_before, self._subsets = self._subsets, {}
+        self.budget.obey(policy.retry.budget, policy.retry.budget_min)
         self._plain = plain_names(policy)
         self.hash_key = HashKey(policy.hash_key) if policy.balance in HASHES else None
         if policy.sticky != old.sticky:

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from lbd.cluster.cluster import ClusterPolicy
 from lbd.cluster.health import HealthPolicy
+from lbd.cluster.retry_policy import RetryPolicy
 from lbd.config.daemon import DaemonPolicy
 from lbd.proxy.listener import ListenerPolicy
 from lbd.routing.route import RoutePolicy
@@ -29,6 +30,7 @@ FORMS: dict[tuple[type, str], str] = {
     (RoutePolicy, "headers"): "conditions",
     (RoutePolicy, "query"): "conditions",
     (HealthPolicy, "expect_status"): "statuses",
+    (RetryPolicy, "on"): "statuses",
 }
 
 

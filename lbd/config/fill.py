@@ -39,6 +39,10 @@ WRITTEN = {
 }
 LISTED: dict[type | None, str] = {ListenerTlsPolicy: "certificates"}
 SWITCHED: set[type | None] = {ClusterTlsPolicy}
+EMPTY_LISTS = {
+    "expect_status": 'the list is empty, so that no answer would do; write at least one, as in ["200-399"]',
+    "on": 'the list is empty, so that nothing would be tried again; write attempts = 0 for that, or at least one, as in ["connect"]',
+}
 BOOLEANS = {"true": True, "false": False}
 
 
@@ -158,7 +162,7 @@ class Filler:
 
         found = self._list([value] if isinstance(value, int) and not isinstance(value, bool) else value, path, read, "a list of statuses")
         if not found and self._report.is_sound(path):
-            raise ValueError('the list is empty, so that no answer would do; write at least one, as in ["200-399"]')
+            raise ValueError(EMPTY_LISTS[field.name])
         return found
 
     def _item(self, policy: type, field: Field, value: object) -> str:

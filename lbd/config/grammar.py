@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from lbd.cluster.cluster import ClusterPolicy, EndpointPolicy
 from lbd.cluster.health import HealthPolicy, parse_statuses
 from lbd.cluster.key import HashKey
+from lbd.cluster.retry_policy import RetryPolicy, parse_cause, parse_hedge
 from lbd.cluster.sticky import StickyPolicy
 from lbd.cluster.tls_policy import ClusterTlsPolicy
 from lbd.config.addresses import parse_bind, parse_endpoint
@@ -269,6 +270,9 @@ GRAMMARS: dict[tuple[type, str], Callable[[str], object]] = {
     (StickyPolicy, "path"): cookie_path,
     (StickyPolicy, "secret"): secret,
     (ClusterTlsPolicy, "sni"): certified_name,
+    (RetryPolicy, "on"): parse_cause,
+    (RetryPolicy, "methods"): method,
+    (RetryPolicy, "hedge_after"): parse_hedge,
     (HealthPolicy, "path"): request_target,
     (HealthPolicy, "host"): authority,
     (HealthPolicy, "expect_status"): status,

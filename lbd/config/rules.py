@@ -16,6 +16,7 @@ from lbd.config.health_rules import check_health
 from lbd.config.limit_rules import check_limits
 from lbd.config.outlier_rules import check_outlier
 from lbd.config.queue_rules import check_queue
+from lbd.config.retry_rules import check_retry
 from lbd.config.selection_rules import check_spread, check_sticky, check_subset
 from lbd.config.shadows import check_reach
 from lbd.config.suggest import unknown_name
@@ -202,6 +203,7 @@ def check_cluster(cluster: ClusterPolicy, report: Report) -> None:
     check_health(cluster, path, report)
     check_queue(cluster, path, report)
     check_outlier(cluster, path, report)
+    check_retry(cluster, path, report)
 
 
 def check_endpoints(cluster: ClusterPolicy, path: KeyPath, report: Report) -> None:

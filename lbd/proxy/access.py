@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 from lbd.proxy.grpc import NOT_GRPC
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from lbd.wire.message import Headers, RequestHead
 
@@ -53,6 +53,8 @@ class Logged(Protocol):
     def endpoint_address(self) -> str: ...
     @property
     def attempts(self) -> int: ...
+    @property
+    def tried(self) -> Sequence[str]: ...  # asked for only where there were several attempts: those before the last
     @property
     def is_reused(self) -> bool: ...
     @property
@@ -110,6 +112,8 @@ class AccessLog:
                 strings = strings_of(request.headers)
             if exchange.grpc_status != NOT_GRPC:
                 strings = f'"grpc_status":{exchange.grpc_status if exchange.grpc_status >= 0 else "null"},{strings}'
+        if exchange.attempts > 1:
+            strings = f'"tried":[{",".join(map(quoted, exchange.tried))}],{strings}'
         met = exchange.listener_name, exchange.client
         outcome = (
             protocol, exchange.status, exchange.reason, exchange.route_name, exchange.cluster_name, exchange.endpoint_address,

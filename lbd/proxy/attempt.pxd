@@ -21,8 +21,8 @@ cdef class Attempting:
     cdef public Reactor reactor
     cdef public Target target
     cdef public Upstream upstream
-    cdef public double started, total_at, connect_seconds, first_byte_seconds, duration, waited
-    cdef public object claim, client, reason, detail, failed, patience
+    cdef public double started, total_at, connect_seconds, first_byte_seconds, duration, head_timeout, waited
+    cdef public object claim, client, reason, detail, failed, kept, patience
     cdef public bytes request_id, body
     cdef public int status, attempts, framing
     cdef public bint is_reused, is_tunnel, upload_done, needs_new

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from lbd.cluster.sticky import Claim
     from lbd.core.fiber import Fiber
     from lbd.proxy.downstream import Downstream
+    from lbd.proxy.kept import KeptBody
     from lbd.proxy.listening import Listener
     from lbd.proxy.pace import Patience
     from lbd.proxy.retrying import FailedAttempts
@@ -40,10 +41,10 @@ class Attempting:
 
     __slots__ = (
         "_certain", "_extra", "_host", "_path", "_pool", "_sent_at", "attempts", "body", "bytes_in", "bytes_out", "claim", "client",
-        "connect_seconds", "detail", "downstream", "duration", "endpoint", "failed", "fiber", "first_byte_seconds", "framing", "is_reused",
-        "is_tunnel", "listener", "needs_new", "patience", "reactor", "reason", "request", "request_id", "route", "started", "status",
-        "target", "total_at", "tunnelled_down", "tunnelled_up", "upload", "upload_done", "upstream", "upstream_in", "upstream_out",
-        "waited",
+        "connect_seconds", "detail", "downstream", "duration", "endpoint", "failed", "fiber", "first_byte_seconds", "framing",
+        "head_timeout", "is_reused", "is_tunnel", "kept", "listener", "needs_new", "patience", "reactor", "reason", "request",
+        "request_id", "route", "started", "status", "target", "total_at", "tunnelled_down", "tunnelled_up", "upload", "upload_done",
+        "upstream", "upstream_in", "upstream_out", "waited",
     )  # fmt: skip
 
     def __init__(self, listener: Listener, downstream: Downstream, request: RequestHead, fiber: Fiber, started: float) -> None:
@@ -82,6 +83,8 @@ class Attempting:
         self.patience: Patience | None = None  # with a client that reads slowly, once it was waited for
         self.upload: Fiber | None = None
         self.body: bytes | None = b""  # None: it does not lie in memory
+        self.kept: KeptBody | None = None  # what has gone up of one that does not
+        self.head_timeout = 0.0  # from the end of the request
         self._path = b""  # the request as it goes upstream: its target, Host, and lines behind its fields
         self._host = b""
         self._extra = b""
@@ -167,7 +170,7 @@ class Attempting:
         """The response's head has its time from now on; while the body is on its way up, that has its own."""
         upload = self.upload
         is_uploading = upload is not None and upload.coroutine is not None
-        self.arm(0.0 if is_uploading else self.target.response_timeout, RESPONSE)
+        self.arm(0.0 if is_uploading else self.head_timeout, RESPONSE)
 
     async def flush(self) -> None:
         """Until the downstream has taken everything; it may be slow, but must take something."""

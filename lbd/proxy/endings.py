@@ -77,11 +77,11 @@ def timeout_failure(exchange: Exchange, kind: int) -> ProxyError:
     if kind == CONNECT:
         return failure("connect_timeout", f"no connection within {target.connect_timeout:g} s", Retry.UNSENT)
     if kind == RESPONSE:
-        return failure("response_timeout", f"no response head within {target.response_timeout:g} s")
+        return failure("response_timeout", f"no response head within {exchange.head_timeout:g} s", Retry.UNANSWERED)
     if kind == TOTAL and exchange.total_at == downstream.deadline:
         return failure("deadline_exceeded", f"not done within the {downstream.deadline - exchange.started:g} s that the client waits")
     if kind == TOTAL:
         return failure("total_timeout", f"not done within {target.total_timeout:g} s")
     if kind == SEND or downstream.unsent or not downstream.stream.may_write:
         return failure("downstream_stalled")
-    return failure("upstream_stalled", f"no byte moved within {target.idle_timeout:g} s")
+    return failure("upstream_stalled", f"no byte moved within {target.idle_timeout:g} s", Retry.UNANSWERED)

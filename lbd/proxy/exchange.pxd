@@ -19,8 +19,9 @@ cdef class Exchange(Attempting):
     cdef bint _choose(self) except -1
     @cython.locals(cluster=Cluster, key=bytes)
     cpdef Endpoint pick(self, tried)
-    @cython.locals(downstream=Downstream, request=RequestHead, target=Target, forwarding=ConnectionForwarding, limit=int64_t)
+    @cython.locals(downstream=Downstream, request=RequestHead, target=Target, forwarding=ConnectionForwarding, limit=int64_t, may_repeat=bint)
     cdef _prepare(self, route)
+    cdef _drop(self, ResponseHead head)
     @cython.locals(downstream=Downstream, request=RequestHead, upstream=Upstream, framing=int, body=bytes, is_whole=bint)
     cdef bint _relay_start(self, ResponseHead head) except? False
     cpdef answered(self, ResponseHead head)

@@ -17,14 +17,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lbd.core.fiber import Expired, HungUp
-from lbd.errors import ProxyError
+from lbd.errors import ProxyError, Side
 from lbd.proxy.admission import wait_for_room
 from lbd.proxy.attempt import Attempting
 from lbd.proxy.endings import answer_error, answer_locally, note_gone, timeout_failure
+from lbd.proxy.kept import KeptBody
 from lbd.proxy.reasons import failure
 from lbd.proxy.relay import IDLE, finish_upload, relay_body_down, relay_interim, run_upload
-from lbd.proxy.retry import IDEMPOTENT
-from lbd.proxy.retrying import begin_another, plan_another
+from lbd.proxy.retry import LOST_RACES
+from lbd.proxy.retrying import begin_another, plan_after, plan_another
 from lbd.proxy.tunnel import run_tunnel
 from lbd.proxy.upgrades import offered
 from lbd.wire.body import CHUNKED, LENGTH, NO_BODY, response_framing
@@ -59,6 +60,10 @@ class Exchange(Attempting):
     @property
     def endpoint_address(self) -> str:
         return self.endpoint.address if self.attempts else ""
+
+    @property
+    def tried(self) -> list[str]:
+        return self.failed.told if self.failed is not None else []
 
     @property
     def grpc_status(self) -> int:
@@ -114,17 +119,19 @@ class Exchange(Attempting):
         self._prepare(route)
         if not self._choose():
             self.endpoint = await wait_for_room(self, ())
+        self.target.budget.begun += 1
         while True:
             self.attempts += 1
             try:
-                await self._attempt()
+                if await self._attempt():
+                    self.endpoint.attempted("ok")
+                    return
             except (ProxyError, Expired) as caught:
                 error = caught if isinstance(caught, ProxyError) else timeout_failure(self, caught.kind)
+                if error.side is Side.UPSTREAM:
+                    self.endpoint.attempted(error.reason, error.retry in LOST_RACES)
                 if not plan_another(self, error):
                     raise error from None
-            else:
-                self.endpoint.attempted("ok")
-                return
             finally:
                 self.endpoint.end()
             await begin_another(self)
@@ -171,13 +178,18 @@ class Exchange(Attempting):
             self._host = route.rewritten_host or self._host
         if request.upgrade:
             request.upgrade = offered(request, self.listener.upgrades)
-        self._certain = self.body is None or request.method not in IDEMPOTENT
+        may_repeat = request.method in target.methods
+        self._certain = self.body is None or not may_repeat
+        self.head_timeout = target.attempt_timeout if may_repeat else target.response_timeout
+        if self.body is None and target.keeps:
+            self.kept = KeptBody(target.keeps)
         if target.total_timeout:
             self.total_at = self.started + target.total_timeout
         self.total_at = min(self.total_at, downstream.deadline)
 
-    async def _attempt(self) -> None:
-        """One try, up to the last byte of its response: a thin path of waits between steps that do not wait, which compiles well."""
+    async def _attempt(self) -> bool:
+        """One try, up to the last byte of its response: a thin path of waits between steps that do not wait, which compiles well. False:
+        another one is to follow, though this one has had an answer."""
         self.guard()
         try:
             if not self._take_pooled():
@@ -190,20 +202,23 @@ class Exchange(Attempting):
             if self.body is None:
                 self._begin_upload()
             self.await_head()
-            while True:
-                head = self.upstream.maybe_head()
+            head = self.upstream.maybe_head()
+            while head is None or head.status < 200:
                 if head is None:
                     await self.upstream.stream.readable
                 elif head.status == 101:
                     await run_tunnel(self, head, self.upload)
-                    return
-                elif head.status < 200:
-                    await relay_interim(self, head)
+                    return True
                 else:
-                    break
+                    await relay_interim(self, head)
+                head = self.upstream.maybe_head()
+            if head.status >= self.target.judged_from and plan_after(self, head):
+                self._drop(head)
+                return False
             if not self._relay_start(head):
                 await self._relay_rest()
             self._release(head)
+            return True
         finally:
             self._end_attempt()
 
@@ -211,6 +226,13 @@ class Exchange(Attempting):
         """The body is still on its way: a fiber of its own brings it up."""
         self.upload_done = False
         self.upload = self.reactor.spawn(run_upload(self), "upload")
+
+    def _drop(self, head: ResponseHead) -> None:
+        """An answer that the client does not get; what is small costs no connection."""
+        self.observe(head)
+        self.endpoint.attempted("upstream_status", True)  # whether the status tells against it, it knows by now
+        self.upstream.begin_body(response_framing(self.request.method, head), head.content_length)
+        self._release(head)
 
     def _relay_start(self, head: ResponseHead) -> bool:
         """The head, and what came with it of the body, which mostly is all: True when nothing is left to do."""

@@ -25,7 +25,7 @@ from lbd.routing.table import RoutingTable
 from lbd.wire.refusal import HeadLimits
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from lbd.cluster.cluster import Cluster, TimeoutPolicy
     from lbd.core.board import Segment
@@ -49,6 +49,7 @@ class Refusal:
     request = None
     route_name = cluster_name = endpoint_address = ""
     attempts = bytes_out = 0
+    tried: Sequence[str] = ()
     grpc_status = NOT_GRPC
     is_reused = False
     request_id = b""
@@ -222,6 +223,10 @@ class Listener:
     def queued(self, cluster: str, seconds: float) -> None:
         """Counts a wait for room in a cluster."""
         Histogram(self._segment, metrics.QUEUE_WAIT, (cluster,)).observe(seconds)
+
+    def retry_denied(self, cluster: str, reason: str) -> None:
+        """Counts an attempt that could not be made."""
+        self._segment.add(self._segment.series(metrics.RETRIES_DENIED.number, (cluster, reason), 1), 1)
 
     def tunnel_opened(self) -> None:
         self._segment.add(self._cell(metrics.TUNNELS_OPENED.number, self.policy.name), 1)

@@ -131,6 +131,9 @@ REASONS: dict[str, Reason] = {
     "upstream_stalled": Reason(
         Side.UPSTREAM, 504, "the endpoint stopped reading the request or sending its response", "cluster.NAME.timeouts.idle"
     ),
+    "upstream_status": Reason(
+        Side.UPSTREAM, 502, "the endpoint answered with a status that is tried again", "its own log; cluster.NAME.retry.on"
+    ),
     "upstream_reset": Reason(Side.UPSTREAM, 502, "the endpoint reset the connection", "did the service crash or restart?"),
     "upstream_refused": Reason(
         Side.UPSTREAM, 502, "the endpoint said that it would not look at the request", "HTTP/2: is it restarting, or overloaded?"

@@ -57,7 +57,7 @@ async def run_upload(exchange: Exchange) -> None:
     else:
         exchange.upload_done = True
     if exchange.first_byte_seconds < 0:
-        exchange.arm(exchange.target.response_timeout, RESPONSE)
+        exchange.arm(exchange.head_timeout, RESPONSE)
 
 
 async def finish_upload(exchange: Exchange, upload: Fiber | None) -> None:
@@ -76,11 +76,15 @@ async def finish_upload(exchange: Exchange, upload: Fiber | None) -> None:
 async def send_body_up(exchange: Exchange, upload: Fiber) -> None:
     """Request body, downstream to upstream. OSError: the downstream broke. ProxyError: either side."""
     downstream, upstream, route = exchange.downstream, exchange.upstream, exchange.route
-    limit = exchange.body_limit(route)
+    limit, kept = exchange.body_limit(route), exchange.kept
     pace = UploadPace(exchange, upload)
     steps = 0
+    if kept is not None and (kept.pieces or downstream.body_ended):  # an earlier attempt has taken so much
+        upstream.send_body(kept.whole(), downstream.body_ended, downstream.trailers)
+        await send_rest(exchange, upload, upstream)
     while not downstream.body_ended:
-        if downstream.body_remaining() >= SPLICE_FROM and upstream.is_spliceable():
+        remaining = downstream.body_remaining()
+        if remaining >= SPLICE_FROM and upstream.is_spliceable() and (kept is None or not kept.takes(remaining)):
             await splice_up(exchange, upload, upstream, pace)
             continue
         payload = downstream.maybe_body(exchange.listener.window)
@@ -89,16 +93,22 @@ async def send_body_up(exchange: Exchange, upload: Fiber) -> None:
             continue
         if limit and downstream.body_received > limit:
             raise failure("request_too_large", f"the body is above {limit} bytes")
+        if kept is not None:
+            kept.add(payload)
         upstream.send_body(payload, downstream.body_ended, downstream.trailers)
-        while upstream.unsent:
-            upload.arm(exchange.target.idle_timeout, IDLE)
-            await upstream.stream.writable
-            upstream.send_more()
+        await send_rest(exchange, upload, upstream)
         steps += 1
         if (steps % STEPS == 0 or exchange.reactor.is_turn_over()) and not downstream.body_ended:
             upload.arm(exchange.listener.body_timeout, BODY)  # anew, though it has not been waited for
             await exchange.reactor.yield_turn()
     upload.disarm()
+
+
+async def send_rest(exchange: Exchange, upload: Fiber, upstream: Upstream) -> None:
+    while upstream.unsent:
+        upload.arm(exchange.target.idle_timeout, IDLE)
+        await upstream.stream.writable
+        upstream.send_more()
 
 
 async def wait_for_body(exchange: Exchange, upload: Fiber, pace: UploadPace) -> None:

@@ -1,4 +1,8 @@
-"""What follows a failed attempt: retry.py decides whether there is to be another one, and here it is prepared.
+"""What follows a failed attempt: retry.py decides whether there may be another one, and here it is prepared and begun.
+
+Where it goes, and when, is settled before anything of the failed one is thrown away, for an answer that has a status to try again on is
+the client's when there is nobody else to ask. No endpoint gets the request twice while there is another one. Once all have been tried,
+those come again of which it is certain that they have done nothing with it, or that live: who was silent, or died over it, does not.
 
 All of it is rare, so nothing of it is kept in an exchange whose first attempt succeeds.
 """
@@ -7,67 +11,143 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lbd.errors import ProxyError, Retry, Side
+from lbd.errors import ProxyError, Retry
 from lbd.proxy.admission import may_wait, wait_for_room
 from lbd.proxy.dial import again
-from lbd.proxy.retry import IDEMPOTENT, LOST_RACES, Next, decide
+from lbd.proxy.endings import RESPONSE
+from lbd.proxy.grpc import NOT_GRPC, status_among
+from lbd.proxy.reasons import failure
+from lbd.proxy.retry import MOST_HERE, MOST_WAIT, Next, decide, pause, retry_after
 
 if TYPE_CHECKING:
     from lbd.cluster.endpoint import Endpoint
     from lbd.proxy.exchange import Exchange
+    from lbd.wire.message import ResponseHead
 
-__all__ = ["FailedAttempts", "begin_another", "plan_another"]
+__all__ = ["FailedAttempts", "begin_another", "plan_after", "plan_another"]
+
+TOO_MANY_REQUESTS = 429
+DENIALS = {
+    "budget": "the retry budget of {cluster} is used up",
+    "deadline": "the time until then is longer than there is",
+    "body": "its body was not kept (retry.max_body)",
+    "endpoint": "there is no other endpoint",
+}
 
 
 class FailedAttempts:
-    """Of one exchange."""
+    """Of one exchange, and what follows them."""
 
-    __slots__ = ("counted", "error", "next", "tried")
+    __slots__ = ("avoided", "counted", "error", "has_come_round", "next", "told", "tried", "wait")
 
     def __init__(self) -> None:
-        self.tried: list[Endpoint] = []  # which get no more of it
+        self.tried: list[Endpoint] = []  # in this round
+        self.avoided: list[Endpoint] = []  # in every round
+        self.has_come_round = False  # all have been tried
         self.counted = 0  # of the attempts those that go off what is allowed
         self.error: ProxyError | None = None  # the latest
-        self.next: Endpoint | None = None  # where the next attempt goes
+        self.told: list[str] = []  # for the log
+        self.next: Endpoint | None = None  # where the next attempt goes; None: where there will be room
+        self.wait = 0.0  # seconds until then
 
 
-def plan_another(exchange: Exchange, error: ProxyError) -> bool:
+def plan_after(exchange: Exchange, head: ResponseHead) -> bool:
+    """As plan_another(), when an answer has come whose status may be one to try again on."""
+    rules = exchange.target.rules
+    if head.status in rules.statuses:
+        error = failure("upstream_status", f"it answered {head.status}", Retry.ANSWERED)
+        return plan_another(exchange, error, head)
+    if exchange.downstream.grpc_status != NOT_GRPC and (status := status_among(head.headers)) in rules.grpc:
+        error = failure("upstream_status", f"it answered grpc-status {status}", Retry.SAID_UNDONE)
+        return plan_another(exchange, error, head)
+    return False
+
+
+def plan_another(exchange: Exchange, error: ProxyError, head: ResponseHead | None = None) -> bool:
     """An attempt has failed: whether there will be another one, which begin_another() begins once this one is cleared away."""
     failed = exchange.failed
     if failed is None:
         failed = exchange.failed = FailedAttempts()
-    endpoint = exchange.endpoint
-    if error.side is Side.UPSTREAM:
-        endpoint.attempted(error.reason, error.retry in LOST_RACES)
-    failed.error = again(error)
-    failed.counted += not (exchange.is_reused or error.retry is Retry.UNSENT_HERE)
+    is_end = error.retry is Retry.REUSED_ONLY or (error.retry is Retry.UNSENT_HERE and exchange.attempts < MOST_HERE)
+    failed.counted += not is_end  # the end of a connection is no failure
     step = decide(
         error,
-        is_idempotent=exchange.request.method in IDEMPOTENT,
-        can_replay=exchange.status == 0 and (exchange.body is not None or exchange.upload is None),
+        rules=exchange.target.rules,
+        method=exchange.request.method,
+        is_unanswered=exchange.status == 0,
         attempts=exchange.attempts,
         failures=failed.counted,
-        allowed=exchange.target.attempts_allowed,
     )
     if step is Next.GIVE_UP:
         return False
-    exchange.needs_new = step is Next.SAME_ENDPOINT
-    if step is Next.SAME_ENDPOINT:
-        failed.next = endpoint
+    denial = ""
+    if not is_body_at_hand(exchange):
+        denial = "body"
+    elif step is Next.SAME_ENDPOINT:
+        failed.next, failed.wait = exchange.endpoint, 0.0
     else:
-        failed.tried.append(endpoint)
-        failed.next = exchange.pick(failed.tried)
-    return failed.next is not None or may_wait(exchange.target, failed.tried)
+        denial = find_next(exchange, error, failed, head)
+    if denial:
+        exchange.listener.retry_denied(exchange.cluster_name, denial)
+        error.message += f"; not tried again: {DENIALS[denial].format(cluster=exchange.cluster_name)}"
+        if head is not None:
+            exchange.detail = error.message
+        return False
+    exchange.needs_new = step is Next.SAME_ENDPOINT
+    failed.error = again(error)
+    failed.told.append(f"{exchange.endpoint.address} {error.reason if head is None else head.status}")
+    return True
+
+
+def is_body_at_hand(exchange: Exchange) -> bool:
+    if exchange.body is not None or exchange.upload is None:
+        return True
+    return exchange.kept is not None and not exchange.kept.is_lost
+
+
+def find_next(exchange: Exchange, error: ProxyError, failed: FailedAttempts, head: ResponseHead | None) -> str:
+    """Where and when the next attempt is made; if none can be, a word of DENIALS."""
+    failed.tried.append(exchange.endpoint)
+    if error.retry is Retry.UNANSWERED:
+        failed.avoided.append(exchange.endpoint)
+    if not has_next(exchange, failed, head is not None):
+        failed.tried, failed.has_come_round = list(failed.avoided), True
+        if not has_next(exchange, failed, head is not None):
+            return "endpoint"
+    wanted = 0.0
+    # A 503 speaks for its endpoint, a 429 for the service: who sends too much sends too much to all of them.
+    if head is not None and (head.status == TOO_MANY_REQUESTS or failed.next is exchange.endpoint):
+        wanted = retry_after(head.headers.get(b"retry-after"), exchange.listener.wall_clock())
+    failed.wait = pause(exchange.target.rules, failed.counted, not failed.has_come_round, wanted, exchange.listener.random())
+    now = exchange.reactor.now
+    if failed.wait > MOST_WAIT or now + failed.wait >= exchange.total_at:
+        return "deadline"
+    return "" if exchange.target.budget.spend(now) else "budget"
+
+
+def has_next(exchange: Exchange, failed: FailedAttempts, is_answered: bool) -> bool:
+    """Finds an endpoint; where all are full, room to wait for one. Who has an answer in hand does not give it away for a place to wait."""
+    failed.next = exchange.pick(failed.tried)
+    return failed.next is not None or (not is_answered and may_wait(exchange.target, failed.tried))
 
 
 async def begin_another(exchange: Exchange) -> None:
-    """The attempt that plan_another() has planned. ProxyError: it finds no room; then the failure before says more."""
-    failed = exchange.failed
+    """The attempt that plan_another() has planned, after its back-off. ProxyError: it finds no room; then the failure before says more."""
+    failed, cluster = exchange.failed, exchange.target.cluster
     assert failed is not None
     assert failed.error is not None
-    cluster = exchange.target.cluster
     assert cluster is not None
+    if exchange.upload is not None:  # cancelled; it must not take what the next one is to bring up
+        exchange.arm(0.0, RESPONSE)
+        await exchange.upload.done.wait()
     endpoint = failed.next
+    if failed.wait > 0:
+        exchange.guard()
+        try:
+            await exchange.reactor.sleep(failed.wait)
+        finally:
+            exchange.downstream.stream.guard = None
+        endpoint = exchange.pick(failed.tried) or endpoint  # things may have changed meanwhile
     if endpoint is None or (cluster.admission is not None and not cluster.admission.takes(endpoint)):
         try:
             endpoint = await wait_for_room(exchange, failed.tried)
@@ -77,3 +157,4 @@ async def begin_another(exchange: Exchange) -> None:
         endpoint.begin()
     exchange.endpoint = endpoint
     exchange.listener.retried(failed.error.reason)
+    exchange.request.headers.set(b"X-Request-Attempt", b"%d" % (exchange.attempts + 1))

@@ -1,6 +1,7 @@
 cimport cython
 from libc.stdint cimport int64_t
 
+from lbd.cluster.budget cimport RetryBudget
 from lbd.cluster.cluster cimport Cluster
 from lbd.core.board cimport Segment
 
@@ -17,8 +18,10 @@ cdef class Target:
     cdef public object chooser
     cdef public object cluster_name, route_name, send_proxy
     cdef public bytes own_host
-    cdef public int attempts_allowed
-    cdef public double connect_timeout, response_timeout, idle_timeout, total_timeout
+    cdef public object rules, methods
+    cdef public RetryBudget budget
+    cdef public int judged_from, keeps
+    cdef public double connect_timeout, response_timeout, attempt_timeout, idle_timeout, total_timeout
     cdef public Histogram upstream_duration
     cdef Segment _segment
     cdef int64_t[::1] _cells

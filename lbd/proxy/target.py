@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lbd import metrics
+from lbd.cluster.budget import RetryBudget
+from lbd.cluster.retry_policy import RetryPolicy
+from lbd.proxy.retry import RetryRules
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -45,8 +48,9 @@ class Target:
     """A route's way to one cluster (none for answers of our own), with the timeouts that hold there; seconds, 0 is no limit."""
 
     __slots__ = (
-        "_answered", "_called", "_cells", "_duration", "_labels", "_segment", "attempts_allowed", "chooser", "cluster", "cluster_name",
-        "connect_timeout", "idle_timeout", "own_host", "response_timeout", "route_name", "send_proxy", "total_timeout", "upstream_duration",
+        "_answered", "_called", "_cells", "_duration", "_labels", "_segment", "attempt_timeout", "budget", "chooser", "cluster",
+        "cluster_name", "connect_timeout", "idle_timeout", "judged_from", "keeps", "methods", "own_host", "response_timeout",
+        "route_name", "rules", "send_proxy", "total_timeout", "upstream_duration",
     )  # fmt: skip
 
     def __init__(
@@ -55,7 +59,6 @@ class Target:
         """`labels` are the listener's and the route's name."""
         self.cluster = cluster
         self.cluster_name = cluster.policy.name if cluster is not None else ""
-        self.attempts_allowed = cluster.policy.retry.attempts if cluster is not None else 0
         # For HTTP/1.0 without Host: upstream we speak HTTP/1.1, which must have one (RFC 9112 3.2). nginx too takes this name.
         self.own_host = self.cluster_name.encode()
         self.route_name = labels[1]
@@ -65,6 +68,14 @@ class Target:
         self.idle_timeout = timeouts.idle if timeouts is not None else 0.0
         self.total_timeout = timeouts.total if timeouts is not None else 0.0
         self.chooser: Chooser | None = None  # where the cluster's own choice is not all there is to it
+        retry = cluster.policy.retry if cluster is not None else RetryPolicy(attempts=0)
+        self.rules = RetryRules(retry)
+        self.budget: RetryBudget = cluster.budget if cluster is not None else RetryBudget(0.0, 0)
+        self.methods = self.rules.methods
+        self.judged_from = self.rules.judged_from
+        # What streams up is kept where it could be sent again: HTTP/1 never says that it has not looked at a request.
+        self.keeps = retry.max_body if retry.attempts else 0
+        self.attempt_timeout = min(filter(None, (self.response_timeout, retry.per_try)), default=0.0)  # where it may be tried again
         self._segment = segment
         self._cells = segment.cells
         self._labels = (*labels, self.cluster_name)

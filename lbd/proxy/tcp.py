@@ -109,7 +109,7 @@ class Session:
     __slots__ = (
         "_connection", "_dies_at", "_fiber", "_listener", "_rank", "_reactor", "_started", "_target", "_tried", "_upstream", "_watcher",
         "attempts", "bytes_in", "bytes_out", "client", "connect_seconds", "detail", "duration", "endpoint", "first_byte_seconds",
-        "reason", "request", "waited",
+        "reason", "request", "tried", "waited",
     )  # fmt: skip
 
     status = 0
@@ -127,6 +127,7 @@ class Session:
         self._rank = route.rank
         self._target: Target = connection.listener.target(route)
         self._tried: list[Endpoint] = []
+        self.tried: list[str] = []  # for the log
         self._upstream: Stream = None  # type: ignore[assignment]  # until there is one
         self._watcher: Fiber | None = None  # of the side that has ended first
         self.endpoint: Endpoint = None  # type: ignore[assignment]
@@ -193,10 +194,13 @@ class Session:
         assert cluster is not None
         key = self.client.encode() if cluster.hash_key is not None else b""
         last: ProxyError | None = None
+        self._target.budget.begun += 1
         while True:
             endpoint = self._target.pick(key, self._tried)
-            if self.attempts > self._target.attempts_allowed or (endpoint is None and not may_wait(self._target, self._tried)):
+            if endpoint is None and not may_wait(self._target, self._tried):
                 raise last or refusal(self._target)
+            if last is not None and not self._may_retry():
+                raise last
             if endpoint is not None:
                 endpoint.begin()
             else:
@@ -219,6 +223,16 @@ class Session:
             if last.side is Side.UPSTREAM:
                 endpoint.attempted(last.reason)
             self._tried.append(endpoint)
+            self.tried.append(f"{endpoint.address} {last.reason}")
+
+    def _may_retry(self) -> bool:
+        rules = self._target.rules
+        if self.attempts > rules.attempts or "connect" not in rules.failures:
+            return False
+        if self._target.budget.spend(self._reactor.now):
+            return True
+        self._listener.retry_denied(self.cluster_name, "budget")
+        return False
 
     async def _wait_for_room(self, cluster: Cluster, key: bytes) -> Endpoint:
         """An endpoint where it has begun. ProxyError: no room, or nobody is left who wants any."""

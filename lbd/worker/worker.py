@@ -115,6 +115,7 @@ class Worker:
             for cluster in self._clusters.values():
                 cluster.tick()
                 idle = active = 0
+                cluster.budget.look(self._reactor.clock())
                 for endpoint in cluster.endpoints:
                     endpoint.tidy(self._reactor.clock())
                     idle += len(endpoint.pool)

@@ -26,6 +26,7 @@ class FakeExchange:
     cluster_name: str = "api-next"
     endpoint_address: str = "10.0.0.1:9000"
     attempts: int = 1
+    tried: tuple[str, ...] = ()
     is_reused: bool = True
     status: int = 200
     reason: str = ""
@@ -227,16 +228,19 @@ def written_plainly(exchange: FakeExchange) -> bytes:
         "cluster": exchange.cluster_name, "endpoint": exchange.endpoint_address, "attempts": exchange.attempts,
         "reused": exchange.is_reused, "bytes_in": exchange.bytes_in, "bytes_out": exchange.bytes_out, "duration": exchange.duration,
         "queue": exchange.queue_seconds, "connect": exchange.connect_seconds, "first_byte": exchange.first_byte_seconds,
-        "request_id": exchange.request_id.decode("latin-1"), "grpc_status": exchange.grpc_status, "referer": referer,
+        "request_id": exchange.request_id.decode("latin-1"), "tried": list(exchange.tried), "grpc_status": exchange.grpc_status,
+        "referer": referer,
         "user_agent": agent, "detail": exchange.detail,
     }  # fmt: skip
+    if exchange.attempts < 2:
+        del texts["tried"]
     if request is None or exchange.grpc_status == NOT_GRPC:
         del texts["grpc_status"]
     elif exchange.grpc_status == UNTOLD:
         texts["grpc_status"] = None
     parts = []
     for key, value in texts.items():
-        text = ("null" if value < 0 else f"{value:.6f}") if isinstance(value, float) else json.dumps(value)
+        text = ("null" if value < 0 else f"{value:.6f}") if isinstance(value, float) else json.dumps(value, separators=(",", ":"))
         parts.append(f'"{key}":{text}')
     return f"{{{','.join(parts)}}}".encode()
 
@@ -258,6 +262,7 @@ SECONDS = st.sampled_from([-1.0, 0.0, 0.0000004, 0.000312, 0.9999996, 3600.0])
                 "detail": NAME,
                 "status": st.sampled_from([0, 200, 503]),
                 "attempts": st.integers(0, 3),
+                "tried": st.lists(NAME, max_size=2),
                 "is_reused": st.booleans(),
                 "grpc_status": st.sampled_from([NOT_GRPC, NOT_GRPC, UNTOLD, 0, 14]),
                 "bytes_in": st.integers(0, 1 << 40),
