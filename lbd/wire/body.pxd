@@ -4,14 +4,15 @@ from lbd.wire.message cimport Headers, ResponseHead
 from lbd.wire.refusal cimport HeadLimits
 
 cdef bytes HEX
-cdef int SIZE, DATA, DATA_END, TRAILERS, LONGEST_SIZE, LONGEST_LINE
+cdef int SIZE, DATA, DATA_END, TRAILERS, LONGEST_SIZE, LONGEST_LINE, FREE, FREE_PER_BYTE
 
 cpdef int response_framing(bytes method, ResponseHead head) except -1
 
 cdef class BodyReader:
     cdef int _framing, _next
     cdef long long _length, _left
-    cdef Py_ssize_t _extensions, _searched
+    cdef Py_ssize_t _searched
+    cdef long long _excess
     cdef HeadLimits _limits
     cdef bytes _rest
     cdef public bint done

@@ -21,6 +21,7 @@ __all__ = ["CHUNKED", "LENGTH", "NO_BODY", "UNTIL_CLOSE", "BodyReader", "respons
 NO_BODY, LENGTH, CHUNKED, UNTIL_CLOSE = 0, 1, 2, 3
 LONGEST_LINE = 1024  # of a chunk's size and extensions
 LONGEST_SIZE = 15  # hexadecimal digits
+FREE, FREE_PER_BYTE = 16, 2  # bytes of a chunk's border that need no excuse
 HEX = bytes(int(chr(byte), 16) if chr(byte) in "0123456789abcdefABCDEF" else 255 for byte in range(256))  # a digit's value
 SIZE, DATA, DATA_END, TRAILERS = 0, 1, 2, 3  # what of a chunked body comes next
 
@@ -38,7 +39,7 @@ class BodyReader:
     """`remaining` is what is left of a body of LENGTH; whoever moves some of it past the reader lowers it."""
 
     __slots__ = (
-        "_extensions", "_framing", "_left", "_length", "_limits", "_next", "_rest", "_searched", "done", "leftover", "remaining",
+        "_excess", "_framing", "_left", "_length", "_limits", "_next", "_rest", "_searched", "done", "leftover", "remaining",
         "trailers",
     )  # fmt: skip
 
@@ -54,7 +55,7 @@ class BodyReader:
         self._left = 0  # of this chunk
         self._rest = b""  # the beginning of a line
         self._searched = 0  # how much of trailers' beginning there was at the last look
-        self._extensions = 0  # bytes dropped so far
+        self._excess = 0  # bytes of chunks' borders beyond what their payload justifies
 
     def feed(self, data: bytes) -> bytes:
         """The payload in this data, b"" when there is none. WireError: not a body."""
@@ -157,10 +158,12 @@ class BodyReader:
         match = CHUNK_LINE.fullmatch(data, at, end)
         if match is None:
             raise self._chunk_error(data, at)
-        self._extensions += end - match.end(1)
-        if self._extensions > self._limits.head:
-            raise WireError("bad_chunk", 400, f"more than {self._limits.head} bytes of chunk extensions")
         self._left = int(match[1], 16)
+        # Go's rule (CVE-2023-39326): a total would end honest bodies that sign each of their chunks, and none would let a client send
+        # kilobytes that nobody sees for each byte that somebody counts.
+        self._excess = max(0, self._excess + end + 2 - at - FREE - FREE_PER_BYTE * self._left)
+        if self._excess > self._limits.head:
+            raise WireError("bad_chunk", 400, f"more than {self._limits.head} bytes of chunk extensions, for too little in the chunks")
         self._next = DATA if self._left else TRAILERS
         return end + 2
 

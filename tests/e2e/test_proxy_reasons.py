@@ -307,17 +307,22 @@ def test_a_worker_without_descriptors(lab: Lab, tmp_path: Path) -> None:
     with ExitStack() as stack:
         lbd = stack.enter_context(LbdDaemon(config(lab.origin, tmp_path, ports, 1), tmp_path, under=("prlimit", "--nofile=64")))
         lbd.wait_ready()
-        served, late = ([stack.enter_context(Downstream(ports[0])) for _ in range(count)] for count in (38, 10))
+        request = request_bytes("GET", "/slow/0.2")
+        served = [stack.enter_context(Downstream(ports[0])).send(request[:20]) for _ in range(38)]  # those that are idle would make room
         lbd.wait_for_log("listener web cannot accept: 38 connections are here, as many as the limit of open files allows")
+        assert lbd.metric("lbd_accept_pauses_total", listener="web", cause="descriptors") == 1
+        late = [stack.enter_context(Downstream(ports[0])) for _ in range(10)]
         for downstream in served:
-            downstream.send(request_bytes("GET", "/slow/0.2"))
+            downstream.send(request[20:])
         answers = [downstream.final() for downstream in served]
         assert {(answer.status, answer.get("x-lbd-reason")) for answer in answers} == {(200, ""), (503, "no_descriptors")}
-        assert lbd.metric("lbd_downstream_connections", listener="web") == 38
+        assert lbd.metric("lbd_downstream_connections", listener="web") <= 38
         assert not [series for series in lbd.metrics() if "attempts" in series and "no_descriptors" in series]
         for downstream in served:
             downstream.close()
         assert [downstream.ask("GET", "/").status for downstream in late] == [200] * 10
+        lbd.wait_for_log("listener web accepts again, after")
+        assert lbd.log().count("cannot accept") == 1
         assert lbd.metric("lbd_faults_total") == 0
 
 
