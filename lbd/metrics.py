@@ -140,6 +140,9 @@ QUEUE_WAIT = Metric(
     46, "lbd_queue_wait_seconds", "histogram", ("cluster",),
     "How long requests waited for an endpoint with room, whatever came of it.", 1_000_000, DURATION_BUCKETS,
 )  # fmt: skip
+ADAPTIVE_LIMIT = Metric(
+    47, "lbd_adaptive_limit", "gauge", ("cluster",), "Requests that a cluster may have at once by its latency, over all workers."
+)
 SHED_LEVEL = Metric(
     48,
     "lbd_shed_level",

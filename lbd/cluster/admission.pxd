@@ -4,12 +4,12 @@ from lbd.core.board cimport Board, Segment
 
 cdef class Admission:
     cdef readonly object policy
-    cdef readonly Py_ssize_t inflight
-    cdef object _cluster, _queue
-    cdef Py_ssize_t _place, _length, _max_requests
+    cdef readonly Py_ssize_t inflight, connections, max_connections
+    cdef object _cluster, _gradient, _queue, _random
+    cdef Py_ssize_t _place, _length, _limit, _max_requests
     cdef Segment _segment
     cdef Board _board
-    cdef bint _is_serving
+    cdef bint _is_connecting, _is_serving
 
     cpdef obey(self, policy)
     cpdef begun(self, Py_ssize_t count=*)
@@ -18,5 +18,8 @@ cdef class Admission:
     cpdef bint is_full(self) except -1
     cpdef bint admits(self) except -1
     cpdef bint takes(self, endpoint) except -1
+    cpdef connected(self, Py_ssize_t change)
+    cpdef bint lacks_connection(self, Py_ssize_t coming) except -1
+    cpdef took(self, double seconds, double now)
     cpdef serve(self)
     cdef _count(self, Py_ssize_t change)

@@ -18,10 +18,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 from lbd import metrics
+from lbd.cluster.gradient import Gradient
 from lbd.cluster.queue import Queue
 from lbd.policy import Count
 
 if TYPE_CHECKING:
+    from random import Random
+
     from lbd.cluster.cluster import Cluster, ClusterPolicy
     from lbd.cluster.endpoint import Endpoint
     from lbd.cluster.queue import Place
@@ -35,28 +38,35 @@ class LimitPolicy:
     """`[cluster.NAME.limits]`: of all endpoints together, over all workers. An endpoint has its own beside them."""
 
     max_requests: Annotated[int, Count(0, zero="no limit")] = 0  # at once
+    max_connections: Annotated[int, Count(0, zero="no limit")] = 0  # at once, idle ones too
 
 
 MISSES = 16  # who wait for what is not there, by the endpoints that they have tried, before the others are left to the next time
 
 
 class Admission:
-    """`inflight` is in this worker."""
+    """`inflight` and `connections` are this worker's."""
 
     __slots__ = (
-        "_board", "_cluster", "_is_serving", "_length", "_max_requests", "_place", "_queue", "_segment", "inflight", "policy",
+        "_board", "_cluster", "_gradient", "_is_connecting", "_is_serving", "_length", "_limit", "_max_requests", "_place", "_queue",
+        "_random", "_segment", "connections", "inflight", "max_connections", "policy",
     )  # fmt: skip
 
-    def __init__(self, cluster: Cluster, place: int, segment: Segment | None, board: Board | None) -> None:
+    def __init__(self, cluster: Cluster, place: int, segment: Segment | None, board: Board | None, random: Random) -> None:
         """`place` is on the board; -1: there is none."""
         self._cluster = cluster
+        self._random = random
+        self._gradient: Gradient | None = None  # of the adaptive limit, where there is one
         self.inflight = 0
+        self.connections = 0
         self._place = place
         self._segment = segment if place >= 0 else None
         self._board = board if place >= 0 else None
         self._queue = Queue(0)
         self._is_serving = False
+        self._is_connecting = False  # one has begun that needs a connection, of which there may be only so many, and has not made it yet
         self._length = -1  # the cell of the queue's length
+        self._limit = -1  # of the adaptive limit
         self.obey(cluster.policy)
 
     def __repr__(self) -> str:
@@ -66,6 +76,13 @@ class Admission:
         """From now on; who waits waits on, if there is still a place."""
         self.policy = policy
         self._max_requests = policy.limits.max_requests
+        self.max_connections = policy.limits.max_connections
+        if not policy.adaptive.enabled:
+            self._gradient = None
+        elif self._gradient is None:
+            self._gradient = Gradient(policy.adaptive, self._random)
+        else:
+            self._gradient.obey(policy.adaptive)
         self._queue.shrink(policy.queue.size)
 
     # Requests at work
@@ -88,7 +105,9 @@ class Admission:
 
     def is_full(self) -> bool:
         """Whatever its endpoints say."""
-        return self._max_requests > 0 and self.load() >= self._max_requests
+        if self._is_connecting or (self._max_requests > 0 and self.load() >= self._max_requests):
+            return True
+        return self._gradient is not None and self.inflight >= self._gradient.limit
 
     def admits(self) -> bool:
         """Whether the next request may look for an endpoint."""
@@ -97,6 +116,52 @@ class Admission:
     def takes(self, endpoint: Endpoint) -> bool:
         """Whether it may begin at this one."""
         return self.admits() and not endpoint.is_full()
+
+    # Connections
+
+    def connected(self, change: int) -> None:
+        """Connections have come, or gone."""
+        self.connections += change
+        if change > 0:
+            self._is_connecting = False
+        if self._segment is not None:
+            self._segment.add_connections(self._place, change)
+        if self._queue:
+            self.serve()
+
+    def lacks_connection(self, coming: int) -> bool:
+        """Whether there may be no more of them, when those that are `coming` are there."""
+        if self.max_connections == 0:
+            return False
+        total = self.connections if self._board is None else self._board.connections(self._place)
+        return total + coming >= self.max_connections
+
+    def relieve(self) -> None:
+        """Idle connections are given up for those who wait in other workers, where it is connections that are limited."""
+        if self._board is None or self._queue or self._board.waiting(self._place) == 0:
+            return
+        for endpoint in self._cluster.endpoints:
+            if endpoint.is_limited and (endpoint.max_connections or self.max_connections):
+                endpoint.pool.give_up(1)
+
+    # The adaptive limit
+
+    def took(self, seconds: float, now: float) -> None:
+        """A request was answered after so long."""
+        if self._gradient is not None:
+            self._gradient.took(seconds, self.inflight, now)
+
+    def dropped(self, now: float) -> None:
+        """A request has run into a timeout."""
+        if self._gradient is not None:
+            self._gradient.dropped(now)
+
+    def tell(self) -> None:
+        """Keeps the gauge."""
+        if self._segment is not None and (self._gradient is not None or self._limit >= 0):
+            if self._limit < 0:
+                self._limit = self._segment.series(metrics.ADAPTIVE_LIMIT.number, (self.policy.name,), 1)
+            self._segment.put(self._limit, self._gradient.limit if self._gradient is not None else 0)
 
     # Those who wait
 
@@ -133,11 +198,14 @@ class Admission:
                 self._queue.leave(place)
                 endpoint.begin()
                 place.grant(endpoint)
+                if (self.max_connections or endpoint.max_connections) and endpoint.awaits_connection():
+                    self._is_connecting = True  # whether there may be more is known once it does: connected() goes on
         finally:
             self._is_serving = False
 
     def look(self) -> None:
         """Other workers may have made room; or there may be nothing left to wait for."""
+        self._is_connecting = False  # it has given up
         if self._cluster.is_usable():
             self.serve()
             return

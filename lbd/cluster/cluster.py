@@ -14,6 +14,7 @@ from lbd.cluster.breaker import BreakerPolicy
 from lbd.cluster.budget import RetryBudget
 from lbd.cluster.circuit import Circuit
 from lbd.cluster.endpoint import Endpoint
+from lbd.cluster.gradient import AdaptivePolicy
 from lbd.cluster.health import HealthPolicy, secured
 from lbd.cluster.key import HashKey
 from lbd.cluster.outlier import OutlierPolicy
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from lbd.cluster.witness import Tell
     from lbd.core.board import Board, Segment
 
-__all__ = ["BALANCES", "Cluster", "ClusterPolicy", "EndpointPolicy", "RetryPolicy", "TimeoutPolicy"]
+__all__ = ["BALANCES", "Cluster", "ClusterPolicy", "EndpointPolicy", "RetryPolicy", "TimeoutPolicy", "is_limited"]
 
 BALANCES = tuple(SELECTORS)
 
@@ -57,6 +58,7 @@ class EndpointPolicy:
     zone: str = ""  # where it is; "" is nowhere in particular
     metadata: tuple[tuple[str, str], ...] = ()  # TOML: a table; for the `subset` of routes
     max_requests: Annotated[int, Count(0, zero="no limit")] = 0  # at once, over all workers
+    max_connections: Annotated[int, Count(0, zero="no limit")] = 0  # likewise, idle ones too
     tls: bool | None = None  # whether TLS is spoken with it; None: as with the others of its cluster
 
 
@@ -102,6 +104,7 @@ class ClusterPolicy:
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     limits: LimitPolicy = field(default_factory=LimitPolicy)
     queue: QueuePolicy = field(default_factory=QueuePolicy)
+    adaptive: AdaptivePolicy = field(default_factory=AdaptivePolicy)
 
     def check(self) -> HealthPolicy | None:
         """As its endpoints are to be probed: with what holds for the cluster where the check says nothing."""
@@ -179,7 +182,7 @@ class Cluster:
         if not self.endpoints:
             return f"{self.name} has no endpoints: no name has resolved to an address yet"
         full = sum(endpoint.is_full() for endpoint in self.endpoints)
-        full_text = f", {full} have max_requests in flight" if full else ""
+        full_text = f", {full} have as much as they may" if full else ""
         drained = sum(endpoint.drained for endpoint in self.endpoints)
         drained_text = f", {drained} drained" if drained else ""
         up_text = f"{self.healthy_count} of {len(self.endpoints)} are up"
@@ -219,6 +222,10 @@ class Cluster:
     def is_usable(self, tried: Collection[Endpoint] = ()) -> bool:
         """Whether there is an endpoint that may be used, however busy, that is not among those."""
         return self._whole.is_usable(tried)
+
+    @property
+    def limits_connections(self) -> bool:
+        return self.policy.limits.max_connections > 0 or any(endpoint.max_connections for endpoint in self.endpoints)
 
     # Changes
 
@@ -268,8 +275,10 @@ class Cluster:
         return removed
 
     def _settle_admission(self) -> None:
-        if self.admission is None and is_limited(self.policy, self.endpoints):
-            self.admission = Admission(self, self.place, self._segment, self._board)
+        if self.admission is None and is_limited(
+            self.policy, (endpoint.own_limit or endpoint.max_connections for endpoint in self.endpoints)
+        ):
+            self.admission = Admission(self, self.place, self._segment, self._board, self._roster.random)
         if self.admission is not None:
             self.admission.obey(self.policy)
             for endpoint in self.endpoints:
@@ -306,9 +315,9 @@ class Cluster:
         return None if endpoint.name in self._plain else self.origination
 
 
-def is_limited(policy: ClusterPolicy, endpoints: Iterable[Endpoint]) -> bool:
-    """Whether anything is, so that requests may have to wait."""
-    return policy.limits != LimitPolicy() or any(endpoint.own_limit for endpoint in endpoints)
+def is_limited(policy: ClusterPolicy, limits: Iterable[int]) -> bool:
+    """Whether anything is, so that requests may have to wait; `limits` are those of the endpoints."""
+    return policy.limits != LimitPolicy() or policy.adaptive.enabled or any(limits)
 
 
 def kind_of_connections(policy: ClusterPolicy) -> tuple[object, ...]:

@@ -8,8 +8,8 @@ from lbd.core.board cimport Board, Segment
 cdef class Endpoint:
     cdef readonly object cluster_name, address, name, zone, metadata
     cdef readonly Pool pool
-    cdef readonly Py_ssize_t weight, index, max_requests, own_limit, own_weight, priority, trial
-    cdef readonly bint backup, drained
+    cdef readonly Py_ssize_t weight, index, max_requests, max_connections, own_limit, own_weight, priority, trial
+    cdef readonly bint backup, drained, is_limited
     cdef public bint up
     cdef public object origination
     cdef readonly Admission admission
@@ -18,7 +18,7 @@ cdef class Endpoint:
     cdef Segment _segment
     cdef Board _board
     cdef dict _cells, _failed
-    cdef Py_ssize_t _inflight, _opened, _reused, _timed, _answers
+    cdef Py_ssize_t _inflight, _connections, _opened, _reused, _timed, _answers
 
     cpdef settle(self, facts)
     cpdef try_out(self, Py_ssize_t trial)
@@ -40,4 +40,10 @@ cdef class Endpoint:
     cdef _time(self, double seconds)
     cpdef opened(self)
     cpdef reused(self)
+    cdef _settle_limits(self)
+    cpdef connected(self)
+    cpdef disconnected(self)
+    cpdef Py_ssize_t connections(self) except? -1
+    @cython.locals(carries=Py_ssize_t, beyond=Py_ssize_t, coming=Py_ssize_t)
+    cdef bint _lacks_connection(self) except -1
     cdef Py_ssize_t _series(self, number) except -1

@@ -62,6 +62,8 @@ class EndpointFacts(Protocol):
     def max_requests(self) -> int: ...
     @property
     def trial(self) -> int: ...
+    @property
+    def max_connections(self) -> int: ...
 
 
 class Endpoint:
@@ -69,9 +71,10 @@ class Endpoint:
     `trial`: it comes back from an ejection, and has no more than so many requests at once; 0: it is not on trial."""
 
     __slots__ = (
-        "_answers", "_board", "_cells", "_failed", "_inflight", "_opened", "_reused", "_segment", "_timed", "address", "admission",
-        "backup", "cluster_name", "drained", "index", "latency", "max_requests", "metadata", "name", "observed_at", "origination",
-        "own_limit", "own_weight", "pool", "priority", "trial", "up", "weight", "witness", "zone",
+        "_answers", "_board", "_cells", "_connections", "_failed", "_inflight", "_opened", "_reused", "_segment", "_timed", "address",
+        "admission", "backup", "cluster_name", "drained", "index", "is_limited", "latency", "max_connections", "max_requests",
+        "metadata", "name", "observed_at", "origination", "own_limit", "own_weight", "pool", "priority", "trial", "up", "weight",
+        "witness", "zone",
     )  # fmt: skip
 
     def __init__(
@@ -92,6 +95,7 @@ class Endpoint:
         self._segment = segment
         self._board = board
         self._inflight = 0
+        self._connections = 0
         self.admission: Admission | None = None  # the cluster's, if anything there is limited
         self.index = facts.index
         self.trial = 0
@@ -119,11 +123,13 @@ class Endpoint:
         self.zone = facts.zone
         self.metadata = frozenset(facts.metadata)
         self.own_limit = facts.max_requests
+        self.max_connections = facts.max_connections
         self.try_out(facts.trial)
         if facts.index != self.index:
-            if self._segment is not None and self._inflight:  # what is in flight will be taken off its new place
-                self._segment.add_inflight(self.index, -self._inflight)
-                self._segment.add_inflight(facts.index, self._inflight)
+            if self._segment is not None:  # what is there will be taken off its new place
+                for place, sign in ((self.index, -1), (facts.index, 1)):
+                    self._segment.add_inflight(place, sign * self._inflight)
+                    self._segment.add_connections(place, sign * self._connections)
             self.index = facts.index
 
     def try_out(self, trial: int) -> None:
@@ -141,6 +147,7 @@ class Endpoint:
         self.max_requests = self.own_limit
         if to_trial and self.trial:
             self.max_requests = min(self.own_limit or self.trial, self.trial)
+        self._settle_limits()
 
     def weigh(self, weight: int) -> None:
         """As selectors see it, until the master says something new; `own_weight` is what the configuration or an operator wants."""
@@ -152,6 +159,10 @@ class Endpoint:
         self._timed = -1
         if policy.enabled and policy.latency and self._segment is not None:
             self._timed, self._answers = self._series(metrics.ENDPOINT_SECONDS.number), self._series(metrics.ENDPOINT_ANSWERS.number)
+
+    def _settle_limits(self) -> None:
+        of_cluster = self.admission.max_connections if self.admission is not None else 0
+        self.is_limited = self.max_requests > 0 or self.max_connections > 0 or of_cluster > 0
 
     def replace_pool(self, pool: Pool) -> None:
         """Connections are made in another way from now on; those there are finish what they have begun."""
@@ -187,6 +198,8 @@ class Endpoint:
         if self.admission is None:
             self.admission = admission
             admission.begun(self._inflight)
+            admission.connected(self._connections)
+        self._settle_limits()
 
     def load(self) -> int:
         """Requests in flight, of all workers."""
@@ -195,7 +208,46 @@ class Endpoint:
         return self._board.inflight(self.index)
 
     def is_full(self) -> bool:
-        return self.max_requests > 0 and self.load() >= self.max_requests
+        """Whether it may not have one more request. Where nothing is limited (`is_limited`) nobody need ask."""
+        if self.max_requests > 0 and self.load() >= self.max_requests:
+            return True
+        return self.is_limited and self._lacks_connection()
+
+    # Connections
+
+    def connected(self) -> None:
+        """One is there, or is being made."""
+        self._connections += 1
+        if self._segment is not None:
+            self._segment.add_connections(self.index, 1)
+        if self.admission is not None:
+            self.admission.connected(1)
+
+    def disconnected(self) -> None:
+        self._connections -= 1
+        if self._segment is not None:
+            self._segment.add_connections(self.index, -1)
+        if self.admission is not None:
+            self.admission.connected(-1)
+
+    def connections(self) -> int:
+        """Of all workers."""
+        return self._connections if self._board is None else self._board.connections(self.index)
+
+    def awaits_connection(self) -> bool:
+        """Whether more requests have begun in this worker than its connections can carry, so that one is about to be made."""
+        return self._inflight > self._connections * self.pool.carries()
+
+    def _lacks_connection(self) -> bool:
+        """Whether one more request would need one more connection than there may be."""
+        carries = self.pool.carries()
+        beyond = self._inflight - self._connections * carries
+        if beyond < 0:
+            return False
+        coming = -(-beyond // carries)
+        if 0 < self.max_connections <= self.connections() + coming:
+            return True
+        return self.admission is not None and self.admission.lacks_connection(coming)
 
     # How attempts went
 
@@ -211,6 +263,8 @@ class Endpoint:
             self._time(seconds)
         if status >= 500 or self.witness.is_alert:
             self._judge(status)
+        if self.admission is not None:
+            self.admission.took(seconds, now)
 
     def attempted(self, outcome: str, is_excused: bool = False) -> None:
         """An attempt has ended: "ok", or the reason of its failure, which tells against the endpoint unless it is excused."""

@@ -85,6 +85,14 @@ class Pool:
         """How many connections are out, when there are so many requests at work: each has one."""
         return requests
 
+    def carries(self) -> int:
+        """How many requests a connection carries at once."""
+        return 1
+
+    def give_up(self, count: int) -> None:
+        """Closes so many of those that lie here, the oldest first: others need them more."""
+        self._close_oldest(min(count, len(self._idle)))
+
     def expire(self, now: float) -> None:
         """Closes what has been idle for too long."""
         overdue = 0

@@ -141,7 +141,7 @@ class Selection:
 
     def takes(self, endpoint: Endpoint) -> bool:
         """Whether this one could take a request."""
-        return self.has(endpoint) and not (endpoint.max_requests and endpoint.is_full())
+        return self.has(endpoint) and not (endpoint.is_limited and endpoint.is_full())
 
     def _drawn(self, key: bytes) -> Tier:
         """By lot; with a key the lot is the key's."""
@@ -182,7 +182,7 @@ class Selection:
     def _may_take(self, endpoint: Endpoint, bound: LoadBound | None) -> bool:
         if self._skips and endpoint not in self._usable:
             return False
-        if endpoint.max_requests and endpoint.is_full():
+        if endpoint.is_limited and endpoint.is_full():
             return False
         return bound is None or bound.allows(endpoint)
 

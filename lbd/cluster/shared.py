@@ -272,6 +272,15 @@ class SharedPool(Pool):
         for connection in list(self._numbers):
             connection.retire()
 
+    def carries(self) -> int:
+        return self._per_dial
+
+    def give_up(self, count: int) -> None:
+        idle = [connection for connection in self._numbers if connection.streams == 0]
+        for connection in idle[:count]:
+            connection.retire()
+        Pool.give_up(self, count - len(idle[:count]))
+
     def retire(self) -> None:
         """The endpoint has left. Who waits already is served still."""
         self._has_left = True

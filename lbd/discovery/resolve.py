@@ -52,6 +52,7 @@ class ResolvedEndpoint(NamedTuple):
     weight: int = 1
     backup: bool = False
     max_requests: int = 0
+    max_connections: int = 0
     priority: int = 0
     zone: str = ""
     metadata: tuple[tuple[str, str], ...] = ()
@@ -59,7 +60,15 @@ class ResolvedEndpoint(NamedTuple):
     @classmethod
     def at(cls, address: str, policy: EndpointPolicy) -> ResolvedEndpoint:
         """As it is configured, but for the name."""
-        settings = (policy.weight, policy.backup, policy.max_requests, policy.priority, policy.zone, policy.metadata)
+        settings = (
+            policy.weight,
+            policy.backup,
+            policy.max_requests,
+            policy.max_connections,
+            policy.priority,
+            policy.zone,
+            policy.metadata,
+        )
         return cls(policy.address, address, *settings)
 
 

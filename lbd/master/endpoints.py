@@ -109,6 +109,7 @@ class EndpointBook:
                 zone=endpoint.zone,
                 metadata=endpoint.metadata,
                 trial=self._trials(cluster, endpoint.address),
+                max_connections=endpoint.max_connections,
             )
             for endpoint, (drained, weight) in ((endpoint, standing(endpoint)) for endpoint in self._found[cluster])
         )

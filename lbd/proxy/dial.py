@@ -39,16 +39,23 @@ def socket_address(address: str) -> tuple[int, tuple[str, int] | str]:
     return socket.AF_INET, (host, int(port))
 
 
-async def open_stream(reactor: Reactor, address: str, connect: Connect) -> Stream:
-    """A connection to an endpoint. ProxyError: nothing was sent. The deadline is the calling fiber's."""
+async def open_stream(reactor: Reactor, endpoint: Endpoint, connect: Connect) -> Stream:
+    """A connection to an endpoint, which counts there until its owner says disconnected(). ProxyError: there is none, and nothing was
+    sent. The deadline is the calling fiber's."""
+    address = endpoint.address
     family, target = socket_address(address)
+    endpoint.connected()
     try:
         return await connect(reactor, family, target, address)
     except OSError as error:
+        endpoint.disconnected()
         reason = "connect_refused" if isinstance(error, ConnectionRefusedError) else "connect_failed"
         if error.errno in (errno.EMFILE, errno.ENFILE):  # it is we who have none left; another endpoint may have an idle connection
             reason = "no_descriptors"
         raise failure(reason, f"connecting to {address} failed: {error.strerror}", Retry.UNSENT) from error
+    except BaseException:
+        endpoint.disconnected()
+        raise
 
 
 async def open_upstream(
@@ -59,12 +66,16 @@ async def open_upstream(
     pool = endpoint.pool
     if isinstance(pool, SharedPool) and not (may_switch and prefers_own(pool)):
         return await open_shared(Dialling(reactor, endpoint, pool, connect, timeout))
-    stream = await open_stream(reactor, endpoint.address, connect)
-    if opening:
-        await introduce(stream, opening)
-    if endpoint.origination is not None:
-        stream = await (endpoint.origination.for_upgrades if may_switch else endpoint.origination).secure(stream, endpoint)
-    upstream = Http1Upstream(stream, reactor.now)
+    stream = await open_stream(reactor, endpoint, connect)
+    try:
+        if opening:
+            await introduce(stream, opening)
+        if endpoint.origination is not None:
+            stream = await (endpoint.origination.for_upgrades if may_switch else endpoint.origination).secure(stream, endpoint)
+    except BaseException:
+        endpoint.disconnected()
+        raise
+    upstream = Http1Upstream(stream, reactor.now, endpoint)
     upstream.bytes_out = len(opening)
     endpoint.opened()
     return upstream
@@ -154,18 +165,17 @@ def again(error: Exception | None) -> ProxyError:
 
 async def dial(dialling: Dialling) -> None:
     """A fiber of its own, that makes a connection for whoever waits."""
-    reactor, endpoint, pool, connect, timeout = dialling
+    reactor, endpoint, pool, _, timeout = dialling
     reactor.running().arm(timeout, CONNECT)
     try:
-        stream = await open_stream(reactor, endpoint.address, connect)
-        if endpoint.origination is not None:
-            stream = await endpoint.origination.secure(stream, endpoint)
-        if not speaks_http2(stream, pool.can_be_single):
+        stream = await open_agreed(dialling)
+        if not isinstance(stream, TlsStream) or stream.ssl.selected_alpn_protocol() == "h2":
+            connection = Http2UpstreamConnection(stream, pool, endpoint.disconnected)
+            await connection.wait_ready()
+        else:
             endpoint.opened()
-            pool.dialled_single(Http1Upstream(stream, reactor.now), reactor.now)
+            pool.dialled_single(Http1Upstream(stream, reactor.now, endpoint), reactor.now)
             return
-        connection = Http2UpstreamConnection(stream, pool)
-        await connection.wait_ready()
     except ProxyError as error:
         pool.dial_failed(error)
     except Expired:
@@ -178,11 +188,18 @@ async def dial(dialling: Dialling) -> None:
         pool.dialled(connection, reactor.now)
 
 
-def speaks_http2(stream: Stream, may_not: bool) -> bool:
-    """What was agreed upon with TLS; without it nothing was, and HTTP/2 is known to be spoken. ProxyError: it is not, but must be."""
-    if not isinstance(stream, TlsStream) or stream.ssl.selected_alpn_protocol() == "h2":
-        return True
-    if not may_not:
-        stream.close()
-        raise failure("connect_failed", "no HTTP/2 connection: it did not choose h2 by ALPN", Retry.UNSENT)
-    return False
+async def open_agreed(dialling: Dialling) -> Stream:
+    """As open_stream(), where it is known what is spoken: as was agreed upon with TLS; without it nothing was, and HTTP/2 is known to be.
+    ProxyError also where it is HTTP/1 and must not be."""
+    reactor, endpoint, pool, connect, _ = dialling
+    stream = await open_stream(reactor, endpoint, connect)
+    try:
+        if endpoint.origination is not None:
+            stream = await endpoint.origination.secure(stream, endpoint)
+            if not (pool.can_be_single or stream.ssl.selected_alpn_protocol() == "h2"):
+                stream.close()
+                raise failure("connect_failed", "no HTTP/2 connection: it did not choose h2 by ALPN", Retry.UNSENT)
+    except BaseException:
+        endpoint.disconnected()
+        raise
+    return stream

@@ -14,6 +14,7 @@ cdef HeadLimits RESPONSE_LIMITS
 cdef class Http1Upstream(Upstream):
     cdef public bytes buffer
     cdef Stream _bytes
+    cdef object _endpoint
     cdef BodyReader _reader
     cdef int _framing, _request_framing
     cdef Py_ssize_t _searched

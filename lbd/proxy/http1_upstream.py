@@ -13,6 +13,7 @@ from lbd.wire.head import find_head_end, parse_response
 from lbd.wire.refusal import HeadLimits, WireError
 
 if TYPE_CHECKING:
+    from lbd.cluster.endpoint import Endpoint
     from lbd.core.stream import Stream
     from lbd.errors import ProxyError
     from lbd.wire.message import Headers, RequestHead, ResponseHead
@@ -29,10 +30,12 @@ JOIN = 16 * 1024  # below this a body is joined to its head: cheaper than a gath
 class Http1Upstream(Upstream):
     """A connection, for one request after the other."""
 
-    __slots__ = ("_bytes", "_framing", "_reader", "_request_framing", "_searched", "buffer")
+    __slots__ = ("_bytes", "_endpoint", "_framing", "_reader", "_request_framing", "_searched", "buffer")
 
-    def __init__(self, stream: Stream, now: float) -> None:
+    def __init__(self, stream: Stream, now: float, endpoint: Endpoint) -> None:
+        """The connection counts at `endpoint` until it is closed."""
         Upstream.__init__(self, stream, now)
+        self._endpoint: Endpoint | None = endpoint
         self._bytes = stream
         self.buffer = b""
         self._reader: BodyReader | None = None
@@ -204,6 +207,9 @@ class Http1Upstream(Upstream):
 
     def close(self) -> None:
         self._bytes.close()
+        endpoint, self._endpoint = self._endpoint, None
+        if endpoint is not None:
+            endpoint.disconnected()
 
     def broken(self, reason: str, message: str) -> ProxyError:
         self.has_answered = self.has_answered or bool(self.buffer)  # some of an answer is one

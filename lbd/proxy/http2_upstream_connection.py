@@ -41,6 +41,8 @@ from lbd.wire.http2_frames import CANCEL, MOST, REFUSED_STREAM, code_name
 from lbd.wire.http2_limits import Http2Limits
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from lbd.cluster.shared import Http2UpstreamPolicy, SharedPool
     from lbd.core.fiber import Fiber
     from lbd.core.reactor import Reactor
@@ -71,12 +73,14 @@ class Http2UpstreamConnection:
     """A Shared of cluster/shared.py. Begins at once; wait_ready() before it is given to the pool."""
 
     __slots__ = (
-        "_error", "_fault", "_fiber", "_is_called", "_is_flood", "_is_limited", "_is_retired", "_most", "_ping_at", "_pings",
+        "_error", "_fault", "_fiber", "_is_called", "_is_flood", "_is_limited", "_is_retired", "_most", "_on_end", "_ping_at", "_pings",
         "_ready", "_unsent", "blocked", "codec", "has_served", "idle_since", "opened_at", "policy", "pool", "reactor",
         "received_at", "requests", "scheme", "stream", "streams", "upstreams",
     )  # fmt: skip
 
-    def __init__(self, stream: Stream, pool: SharedPool) -> None:
+    def __init__(self, stream: Stream, pool: SharedPool, on_end: Callable[[], None]) -> None:
+        """`on_end` is called when the stream is closed."""
+        self._on_end = on_end
         self.stream = stream
         self.pool = pool
         self.policy: Http2UpstreamPolicy = pool.http2
@@ -190,6 +194,7 @@ class Http2UpstreamConnection:
         finally:
             self._fail("upstream_closed", "the connection was given up")
             self.stream.close()
+            self._on_end()
 
     async def _serve(self) -> None:
         steps = 0

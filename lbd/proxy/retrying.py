@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lbd.errors import ProxyError, Retry
+from lbd.errors import ProxyError, Retry, Side
 from lbd.proxy.admission import may_wait, wait_for_room
 from lbd.proxy.dial import again
 from lbd.proxy.endings import RESPONSE
 from lbd.proxy.grpc import NOT_GRPC, status_among
-from lbd.proxy.reasons import failure
+from lbd.proxy.reasons import REASONS, failure
 from lbd.proxy.retry import MOST_HERE, MOST_WAIT, Next, decide, pause, retry_after
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ DENIALS = {
     "body": "its body was not kept (retry.max_body)",
     "endpoint": "there is no other endpoint",
 }
+TIMEOUTS = frozenset(reason for reason, known in REASONS.items() if known.side is Side.UPSTREAM and known.status == 504)
 
 
 class FailedAttempts:
@@ -68,6 +69,9 @@ def plan_another(exchange: Exchange, error: ProxyError, head: ResponseHead | Non
     failed = exchange.failed
     if failed is None:
         failed = exchange.failed = FailedAttempts()
+    admission = exchange.endpoint.admission
+    if admission is not None and error.reason in TIMEOUTS:
+        admission.dropped(exchange.reactor.now)
     is_end = error.retry is Retry.REUSED_ONLY or (error.retry is Retry.UNSENT_HERE and exchange.attempts < MOST_HERE)
     failed.counted += not is_end  # the end of a connection is no failure
     step = decide(

@@ -257,7 +257,7 @@ class Session:
         timeout, began = self._target.connect_timeout, self._reactor.now
         self._fiber.arm(timeout, CONNECT)
         try:
-            self._upstream = await open_stream(self._reactor, endpoint.address, self._listener.connect)
+            self._upstream = await open_stream(self._reactor, endpoint, self._listener.connect)
         except Expired:
             raise failure("connect_timeout", f"no connection to {endpoint.address} within {timeout:g} s", Retry.UNSENT) from None
         self._fiber.disarm()
@@ -368,6 +368,7 @@ class Session:
         self.duration = self._reactor.now - self._started
         if self._upstream is not None:
             self._upstream.close()
+            self.endpoint.disconnected()
         listener.session_ended(self._target, self.reason or "ok")
         if listener.access is not None:
             listener.access.write(self)

@@ -48,6 +48,7 @@ class EndpointState:
     zone: str = ""
     metadata: tuple[tuple[str, str], ...] = ()
     trial: int = 0  # back from an ejection, it may have so many requests at once; 0: as ever
+    max_connections: int = 0  # as max_requests
 
 
 @dataclass(frozen=True, slots=True)

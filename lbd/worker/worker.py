@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 __all__ = ["Worker"]
 
 SWEEP = 1.0  # seconds between two looks at idle upstream connections and gauges
+RELIEF = 0.05  # seconds between two looks at who waits for connections in other workers
 
 log = logging.getLogger("lbd.worker")
 
@@ -100,6 +101,7 @@ class Worker:
             nursery.start_soon(flush_lines, self._access_lines, self._access_file, log.error)
             await nursery.start(self._reactor.run)
             nursery.start_soon(self._sweep)
+            nursery.start_soon(self._relieve)
             task_status.started()
             await self._draining.wait()
             await self._finish()
@@ -114,6 +116,8 @@ class Worker:
             self._load.look()
             for cluster in self._clusters.values():
                 cluster.tick()
+                if cluster.admission is not None:
+                    cluster.admission.tell()
                 idle = active = 0
                 cluster.budget.look(self._reactor.clock())
                 for endpoint in cluster.endpoints:
@@ -125,6 +129,16 @@ class Worker:
                 if lost := buffer.lost - self._lost[name]:
                     self._lost[name] = buffer.lost
                     self._segment.add(self._segment.series(metrics.LOG_DROPPED.number, (name,), 1), lost)
+
+    async def _relieve(self) -> None:
+        """Gives up idle connections where they are limited and other workers wait for some."""
+        while True:
+            limited = [
+                cluster.admission for cluster in self._clusters.values() if cluster.admission is not None and cluster.limits_connections
+            ]
+            for admission in limited:
+                admission.relieve()
+            await trio.sleep(RELIEF if limited else SWEEP)
 
     def _gauge_connections(self, cluster: str, idle: int, active: int) -> None:
         for state, value in (("idle", idle), ("active", active)):

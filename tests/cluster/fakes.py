@@ -28,6 +28,7 @@ class Facts:
     name: str = ""
     backup: bool = False
     max_requests: int = 0
+    max_connections: int = 0
     priority: int = 0
     zone: str = ""
     metadata: tuple[tuple[str, str], ...] = ()

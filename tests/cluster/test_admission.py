@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given, settings, strategies as st
 
+from lbd import metrics
 from lbd.cluster.admission import LimitPolicy
 from lbd.cluster.cluster import Cluster, ClusterPolicy
+from lbd.cluster.gradient import AdaptivePolicy
 from lbd.cluster.queue import QueuePolicy
 from lbd.core.board import Board
-from tests.cluster.fakes import Facts
+from tests.cluster.fakes import Connection, Facts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -264,3 +266,130 @@ def step(what: str, cluster: Cluster, requests: list[Request], number: int) -> N
             request.end() if what == "end" else request.leave()
             requests.remove(request)
     requests[:] = [request for request in requests if not request.why]
+
+
+# Connections
+
+
+def connections(board: Board, slot: int, *, limit: int = 0, each: int = 0) -> Cluster:
+    """A worker's view of two endpoints, where connections are limited: of the cluster, or of each endpoint."""
+    policy = ClusterPolicy("web", (), limits=LimitPolicy(max_connections=limit))
+    cluster = Cluster(policy, board.segment(slot), board, Random(slot))
+    cluster.place = PLACE
+    cluster.update([Facts(f"{name}:1", index=index, max_connections=each) for index, name in enumerate("ab")])
+    return cluster
+
+
+def begin(cluster: Cluster) -> Endpoint | None:
+    """A request begins, and makes a connection if there is none for it."""
+    endpoint = cluster.pick(b"", ())
+    if endpoint is not None:
+        endpoint.begin()
+        if endpoint.awaits_connection():
+            endpoint.connected()
+    return endpoint
+
+
+def test_an_endpoint_has_no_more_connections_than_it_may_over_all_workers(board: Board) -> None:
+    one, two = (connections(board, slot, each=2) for slot in range(2))
+    assert [begin(cluster) is not None for cluster in (one, two, one, two, one)] == [True, True, True, True, False]
+    assert [board.connections(place) for place in (0, 1, PLACE)] == [2, 2, 4]
+    first = one.endpoints[0]
+    first.end()  # its connection lies idle: for whoever comes next in this worker
+    assert two.pick(b"", ()) is None
+    assert begin(one) is first
+    assert board.connections(0) == 2
+    first.end()
+    first.disconnected()
+    assert begin(two) is two.endpoints[0]
+
+
+def test_a_clusters_connections_are_those_of_all_its_endpoints(board: Board) -> None:
+    one, two = (connections(board, slot, limit=3) for slot in range(2))
+    assert [begin(cluster) is not None for cluster in (one, two, one, two)] == [True, True, True, False]
+    assert board.connections(PLACE) == 3
+
+
+def test_who_waits_for_a_connection_makes_it_before_the_next_may(board: Board) -> None:
+    """Those who are granted at the same moment must not all take the last one for theirs."""
+    cluster = connections(board, 0, limit=2)
+    busy = [begin(cluster) for _ in range(2)]
+    waiting = come(cluster, 3)
+    for endpoint in busy:
+        assert endpoint is not None
+        endpoint.disconnected()
+        endpoint.end()
+    assert sum(request.endpoint is not None for request in waiting) == 1
+    made = set()
+    for _ in range(2):
+        for request in waiting:
+            if request.endpoint is not None and request not in made:
+                made.add(request)
+                request.endpoint.connected()
+    assert sum(request.endpoint is not None for request in waiting) == 2
+    assert board.connections(PLACE) == 2
+
+
+def test_who_gives_up_before_it_has_made_its_connection_holds_up_nobody(board: Board) -> None:
+    cluster = connections(board, 0, limit=1)
+    busy = begin(cluster)
+    first, second = come(cluster, 2)
+    assert busy is not None
+    busy.disconnected()
+    busy.end()
+    assert (first.endpoint is not None, second.endpoint is not None) == (True, False)
+    first.end()
+    assert cluster.admission is not None
+    cluster.admission.look()
+    assert second.endpoint is not None
+
+
+def test_idle_connections_are_given_up_for_those_who_wait_elsewhere(board: Board) -> None:
+    one, two = (connections(board, slot, each=1) for slot in range(2))
+    kept = []
+    for _ in range(2):
+        endpoint = begin(one)
+        assert endpoint is not None
+        kept.append((endpoint, Connection()))
+    for endpoint, connection in kept:
+        endpoint.end()
+        endpoint.pool.give(connection, 0.0)
+    assert one.admission is not None
+    one.admission.relieve()
+    assert [connection.closed for _, connection in kept] == [0, 0]  # nobody wants them
+    come(two, 1)
+    one.admission.relieve()
+    assert [connection.closed for _, connection in kept] == [1, 1]
+
+
+def test_a_place_on_the_board_takes_its_connections_along(board: Board) -> None:
+    cluster = connections(board, 0, each=5)
+    endpoint = begin(cluster)
+    assert endpoint is not None
+    cluster.update([Facts("a:1", index=7, max_connections=5), Facts("b:1", index=8, max_connections=5)])
+    assert board.connections(endpoint.index) == board.inflight(endpoint.index) == 1
+    assert [board.connections(place) for place in (0, 1)] == [0, 0]
+
+
+# The adaptive limit
+
+
+def test_above_the_adaptive_limit_requests_wait(board: Board) -> None:
+    policy = ClusterPolicy("web", (), adaptive=AdaptivePolicy(enabled=True, initial=3))
+    cluster = Cluster(policy, board.segment(0), board, Random(1))
+    cluster.place = PLACE
+    cluster.update([Facts("a:1"), Facts("b:1", index=1)])
+    requests = come(cluster, 4)
+    assert [request.endpoint is not None for request in requests] == [True, True, True, False]
+    assert cluster.admission is not None
+    cluster.admission.tell()
+    assert board.totals()[(metrics.ADAPTIVE_LIMIT.number, ("web",))] == [3]
+    for number in range(40):
+        cluster.endpoints[0].observe(0.01, 1.0 + number / 100)  # it is as fast as ever
+    cluster.admission.look()
+    assert requests[3].endpoint is not None
+    cluster.apply_policy(ClusterPolicy("web", ()))
+    cluster.update([Facts("a:1"), Facts("b:1", index=1)])
+    assert all(request.endpoint is not None for request in come(cluster, 20))
+    cluster.admission.tell()
+    assert board.totals()[(metrics.ADAPTIVE_LIMIT.number, ("web",))] == [0]

@@ -13,6 +13,7 @@ import lbd.cli.demo
 from lbd.cluster.admission import LimitPolicy
 from lbd.cluster.breaker import BreakerPolicy
 from lbd.cluster.cluster import BALANCES, ClusterPolicy, EndpointPolicy, RetryPolicy, TimeoutPolicy
+from lbd.cluster.gradient import AdaptivePolicy
 from lbd.cluster.health import HealthPolicy
 from lbd.cluster.outlier import OutlierPolicy
 from lbd.cluster.pool import PoolPolicy
@@ -69,6 +70,7 @@ CHAPTERS: dict[str, type] = {
     "`[cluster.NAME.retry]`": RetryPolicy,
     "`[cluster.NAME.limits]`": LimitPolicy,
     "`[cluster.NAME.queue]`": QueuePolicy,
+    "`[cluster.NAME.adaptive]`": AdaptivePolicy,
     "`[cluster.NAME.health]`": HealthPolicy,
     "`[cluster.NAME.outlier]`": OutlierPolicy,
     "`[cluster.NAME.breaker]`": BreakerPolicy,

@@ -9,6 +9,7 @@ import trio
 
 from lbd.cluster.admission import LimitPolicy
 from lbd.cluster.cluster import ClusterPolicy, EndpointPolicy, RetryPolicy, TimeoutPolicy
+from lbd.cluster.gradient import AdaptivePolicy
 from lbd.cluster.queue import QueuePolicy
 from lbd.proxy.listener import ListenerPolicy
 from lbd.routing.route import RoutePolicy
@@ -218,3 +219,74 @@ async def test_a_session_that_finds_no_room_in_time() -> None:
         second.end()  # which gives it no more time
         await trio.sleep(0.2)
         assert [line.reason for line in play.lines] == ["queue_timeout"]  # type: ignore[attr-defined]
+
+
+# Connections
+
+
+async def test_a_request_waits_for_a_connection_that_others_have() -> None:
+    async with Playbook(clusters=[cluster(EndpointPolicy("one:1", max_connections=1))]) as play:
+        down, up = await busy(play)
+        second = play.connect()
+        second >> get("/second")
+        await trio.sleep(0.2)
+        assert play.dialled == ["one:1"]
+        await done(down, up)
+        await up.expect(b"GET /second ", until=END)  # on the same one
+        await done(second, up)
+        assert play.clusters["web"].endpoints[0].connections() == 1
+        up.close()
+        await trio.sleep(0.1)
+        down >> get("/third")
+        up = await play.upstream()
+        await up.read_until(END)
+        await done(down, up)
+        assert play.clusters["web"].endpoints[0].connections() == 1
+
+
+async def test_a_connection_that_cannot_be_made_does_not_count() -> None:
+    async with Playbook(clusters=[cluster(EndpointPolicy("one:1", max_connections=1), retry=RetryPolicy(attempts=0))]) as play:
+        play.refuse = {"one:1"}
+        for _ in range(3):
+            play.downstream >> get()
+            await play.downstream.expect(b"HTTP/1.1 502 ", until=b"Bad Gateway\n")
+        assert play.clusters["web"].endpoints[0].connections() == 0
+        play.refuse = set()
+        down, up = await busy(play)
+        down.close()  # and the connection upstream goes with it
+        await trio.sleep(0.1)
+        assert play.clusters["web"].endpoints[0].connections() == 0
+        await up.expect_end()
+
+
+async def test_a_session_is_a_connection() -> None:
+    policy = cluster(EndpointPolicy("one:1", max_connections=1), size=0)
+    async with Playbook(clusters=[policy], listener=ListenerPolicy("web", ("test",), protocol="tcp")) as play:
+        up = await play.upstream()
+        second = play.connect()
+        await second.expect_end()
+        assert [line.reason for line in play.lines] == ["concurrency_limited"]  # type: ignore[attr-defined]
+        up.end()
+        play.downstream.end()
+        await trio.sleep(0.1)
+        assert play.clusters["web"].endpoints[0].connections() == 0
+
+
+async def test_the_adaptive_limit_shrinks_when_requests_run_into_timeouts() -> None:
+    policy = cluster(
+        EndpointPolicy("one:1"), adaptive=AdaptivePolicy(enabled=True, initial=10), timeouts=TimeoutPolicy(response=0.2),
+        retry=RetryPolicy(attempts=0),
+    )  # fmt: skip
+    async with Playbook(clusters=[policy]) as play:
+        play.downstream >> get()
+        await play.downstream.expect(b"HTTP/1.1 504 ", until=b"Timeout\n")
+        up = await play.latest_upstream()
+        await up.read_until(END)
+        admission = play.clusters["web"].admission
+        assert admission is not None
+        ends = [play.connect() for _ in range(10)]
+        for end in ends:
+            end >> get()
+        await trio.sleep(0.05)
+        assert (admission.inflight, admission.waiting) == (9, 1)
+        play.checks_bytes = False

@@ -158,7 +158,13 @@ class Playbook:
             states = []
             for endpoint in policy.endpoints:
                 state = EndpointState(
-                    endpoint.address, endpoint.weight, index, True, endpoint.address, endpoint.backup, endpoint.max_requests
+                    endpoint.address,
+                    endpoint.weight,
+                    index,
+                    name=endpoint.address,
+                    backup=endpoint.backup,
+                    max_requests=endpoint.max_requests,
+                    max_connections=endpoint.max_connections,
                 )
                 states.append(replace(state, priority=endpoint.priority, zone=endpoint.zone, metadata=endpoint.metadata))
                 index += 1
