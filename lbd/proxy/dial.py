@@ -169,7 +169,7 @@ async def dial(dialling: Dialling) -> None:
     reactor.running().arm(timeout, CONNECT)
     try:
         stream = await open_agreed(dialling)
-        if not isinstance(stream, TlsStream) or stream.ssl.selected_alpn_protocol() == "h2":
+        if speaks_http2(stream):
             connection = Http2UpstreamConnection(stream, pool, endpoint.disconnected)
             await connection.wait_ready()
         else:
@@ -189,17 +189,21 @@ async def dial(dialling: Dialling) -> None:
 
 
 async def open_agreed(dialling: Dialling) -> Stream:
-    """As open_stream(), where it is known what is spoken: as was agreed upon with TLS; without it nothing was, and HTTP/2 is known to be.
-    ProxyError also where it is HTTP/1 and must not be."""
+    """As open_stream(); ProxyError also where HTTP/1 is spoken and must not be."""
     reactor, endpoint, pool, connect, _ = dialling
     stream = await open_stream(reactor, endpoint, connect)
     try:
         if endpoint.origination is not None:
             stream = await endpoint.origination.secure(stream, endpoint)
-            if not (pool.can_be_single or stream.ssl.selected_alpn_protocol() == "h2"):
-                stream.close()
-                raise failure("connect_failed", "no HTTP/2 connection: it did not choose h2 by ALPN", Retry.UNSENT)
+        if not (pool.can_be_single or speaks_http2(stream)):
+            stream.close()
+            raise failure("connect_failed", "no HTTP/2 connection: it did not choose h2 by ALPN", Retry.UNSENT)
     except BaseException:
         endpoint.disconnected()
         raise
     return stream
+
+
+def speaks_http2(stream: Stream) -> bool:
+    """What was agreed upon with TLS; without it nothing was, and HTTP/2 is known to be spoken."""
+    return not isinstance(stream, TlsStream) or stream.ssl.selected_alpn_protocol() == "h2"

@@ -264,7 +264,7 @@ def test_full_endpoints_send_to_the_backup() -> None:
         ([Facts("a:1", up=False), Facts("b:1", up=False)], "no endpoint of web can take the request: 0 of 2 are up"),
         (
             [Facts("a:1", up=False), Facts("b:1", max_requests=1)],
-            "no endpoint of web can take the request: 1 of 2 are up, 1 have max_requests in flight",
+            "no endpoint of web can take the request: 1 of 2 are up, 1 have as much as they may",
         ),
     ],
 )

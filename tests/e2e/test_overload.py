@@ -30,7 +30,14 @@ CLUSTERS = {
 }
 
 
-def config(workers: int, ports: list[int], origin: CountingOrigin, changes: dict[str, tuple[str, str]] | None = None, lbd: str = "") -> str:
+def config(
+    workers: int,
+    ports: list[int],
+    origin: CountingOrigin,
+    other: CountingOrigin,
+    changes: dict[str, tuple[str, str]] | None = None,
+    lbd: str = "",
+) -> str:
     text = f'[lbd]\nworkers = {workers}\n{lbd}\n[admin]\nbind = "127.0.0.1:{ports[0]}"\n'
     text += f'[listener.web]\nbind = "127.0.0.1:{ports[1]}"\nreason_header = true\n'
     for cluster in CLUSTERS:
@@ -38,7 +45,8 @@ def config(workers: int, ports: list[int], origin: CountingOrigin, changes: dict
             text += f'[[listener.web.route]]\npath = "/{cluster}/{priority}"\nrewrite = {{ prefix = "/" }}\n'
             text += f'cluster = "{cluster}"\npriority = "{priority}"\n'
     for cluster, (endpoint, own) in (CLUSTERS | (changes or {})).items():
-        text += f'[cluster.{cluster}]\nendpoints = [{{ address = "{origin.address}", {endpoint} }}]\n{own}\n'.replace(", }", " }")
+        address = f'address = "{(other if cluster == "connections" else origin).address}"'
+        text += f"[cluster.{cluster}]\nendpoints = [{{ {', '.join(filter(None, (address, endpoint)))} }}]\n{own}\n"
     return text
 
 
@@ -46,6 +54,7 @@ def config(workers: int, ports: list[int], origin: CountingOrigin, changes: dict
 class Lab:
     lbd: LbdDaemon
     origin: CountingOrigin
+    other: CountingOrigin  # of the cluster "connections": nobody else has any there
     ports: list[int]
 
     @property
@@ -65,8 +74,8 @@ class Lab:
 
 def lab_of(workers: int, directory: Path) -> Iterator[Lab]:
     ports = free_ports(2)
-    with CountingOrigin() as origin, start_lbd(config(workers, ports, origin), directory) as lbd:
-        yield Lab(lbd, origin, ports)
+    with CountingOrigin() as origin, CountingOrigin() as other, start_lbd(config(workers, ports, origin, other), directory) as lbd:
+        yield Lab(lbd, origin, other, ports)
         assert lbd.metric("lbd_faults_total") == 0
         clusters = lbd.json("/api/v1/clusters").values()
         assert [(cluster["inflight"], cluster["queued"]) for cluster in clusters] == [(0, 0)] * len(CLUSTERS)
@@ -114,10 +123,10 @@ def test_never_more_requests_than_may_be_and_all_are_answered(two_workers: Lab, 
 def test_never_more_connections_than_may_be_and_none_is_hoarded(two_workers: Lab) -> None:
     answers = flood(two_workers, "/connections/normal/slow/0.01", clients=30, each=4)
     assert [answer.status for answer in answers] == [200] * 120
-    assert two_workers.origin.most_connections <= 4 + 1
+    assert two_workers.other.most_connections <= 4 + 1
     for _ in range(5):  # now with new connections, which either worker may get, whoever has the idle ones
         assert flood(two_workers, "/connections/normal/x", clients=4, each=1)[0].status == 200
-    assert two_workers.origin.most_connections <= 4 + 1
+    assert two_workers.other.most_connections <= 4 + 1
 
 
 def test_who_finds_no_room_is_told_when_to_come_again(two_workers: Lab) -> None:
@@ -181,13 +190,15 @@ def test_who_waits_waits_through_a_reload_and_goes_by_its_limits(one_worker: Lab
         lab.wait_for_requests(1)
         second.send(request_bytes("GET", "/one/normal/second"))
         lab.wait_for_queue("one", 1)
-        lab.lbd.reload(config(1, lab.ports, lab.origin, {"one": ("max_requests = 1", 'queue = { size = 500, timeout = "20s" }')}))
+        lab.lbd.reload(
+            config(1, lab.ports, lab.origin, lab.other, {"one": ("max_requests = 1", 'queue = { size = 500, timeout = "20s" }')})
+        )
         assert lab.cluster("one")["queued"] == 1
-        lab.lbd.reload(config(1, lab.ports, lab.origin, {"one": ("max_requests = 2", PATIENT)}))
+        lab.lbd.reload(config(1, lab.ports, lab.origin, lab.other, {"one": ("max_requests = 2", PATIENT)}))
         assert second.final().status == 200  # there is room now
         lab.origin.release()
         assert first.final().status == 200
-    lab.lbd.reload(config(1, lab.ports, lab.origin))
+    lab.lbd.reload(config(1, lab.ports, lab.origin, lab.other))
 
 
 # Overload
@@ -197,7 +208,7 @@ def test_with_its_memory_used_up_a_worker_serves_what_matters(one_worker: Lab) -
     lab = one_worker
     (worker,) = lab.lbd.workers()
     resident = int(Path(f"/proc/{worker}/statm").read_text().split()[1]) * 4096
-    lab.lbd.reload(config(1, lab.ports, lab.origin, lbd=f"overload = {{ memory = {int(resident / 0.975)} }}"))
+    lab.lbd.reload(config(1, lab.ports, lab.origin, lab.other, lbd=f"overload = {{ memory = {int(resident / 0.975)} }}"))
     wait_until(lambda: lab.lbd.metric("lbd_shed_level") > 2, "two priorities refused")
     answers = {priority: get(lab.port, f"/five/{priority}/x") for priority in PRIORITIES}
     for priority in ("low", "normal"):
@@ -207,6 +218,6 @@ def test_with_its_memory_used_up_a_worker_serves_what_matters(one_worker: Lab) -
         assert lab.lbd.metric("lbd_shed_total", priority=priority) == 1
     assert answers["critical"].status == 200
     assert lab.lbd.is_ready()  # the admin listener is never refused anything
-    lab.lbd.reload(config(1, lab.ports, lab.origin))
+    lab.lbd.reload(config(1, lab.ports, lab.origin, lab.other))
     wait_until(lambda: lab.lbd.metric("lbd_shed_level") == 0, "nothing refused")
     assert [get(lab.port, f"/five/{priority}/x").status for priority in PRIORITIES] == [200] * 4
