@@ -10,6 +10,7 @@ from lbd.cluster.cluster import ClusterPolicy, EndpointPolicy
 from lbd.cluster.pool import PoolPolicy
 from lbd.cluster.sticky import Sticky, StickyPolicy
 from lbd.metrics import SPILLS, STICKY
+from lbd.proxy.listener import ListenerPolicy
 from lbd.routing.route import RoutePolicy
 from lbd.worker.messages import EndpointState
 from tests.cluster.fakes import make_endpoint
@@ -191,3 +192,19 @@ async def test_a_client_is_led_back_within_the_subset_only() -> None:
         _, endpoint, line = await ask(play, cookie_of("a:1"))
         assert endpoint in (b"b:1", b"c:1")
         assert line.startswith(cookie_of(endpoint.decode()))
+
+
+async def test_connections_that_are_carried_as_they_are_have_subsets_too() -> None:
+    routes = [RoutePolicy(name="all", cluster="web", subset=(("version", "2"),))]
+    listener = ListenerPolicy("web", ("test",), protocol="tcp")
+    async with Playbook(listener=listener, clusters=[ClusterPolicy("web", ENDPOINTS)], routes=routes) as play:
+        play.refuse.add("b:1")
+        ends = [play.downstream, play.connect(), play.connect()]
+        for end in ends:
+            up = await play.upstream()
+            end >> b"hello"
+            await up.expect(b"hello", until=b"hello")
+        assert set(play.dialled) == {"b:1", "c:1"}
+        play.clusters["web"].update([make_state("a:1")])
+        await play.connect().expect_end()
+        assert play.lines[-1].detail.endswith("1 of 1 are up; the route wants one with version = 2")  # type: ignore[attr-defined]
