@@ -161,7 +161,7 @@ class Ejections:
         elif finding.kind == PROBE or (finding.kind == PROBE_ERROR and standing.cause != GATEWAY):
             self._judge(finding.cluster, finding.address, PROBE, sentence)
         elif finding.kind in (PROVED, PROBE_ERROR) and outliers.prove(finding.address, trio.current_time()):
-            logger.info("cluster %s: %s is back: %d requests succeeded there", finding.cluster, finding.address, outliers.policy.probes)
+            logger.info("cluster %s: %s is back: its trial has succeeded", finding.cluster, finding.address)
             self._refused.discard((finding.cluster, finding.address))
             self._on_change(finding.cluster, [finding.address])
 

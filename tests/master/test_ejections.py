@@ -86,7 +86,7 @@ async def test_out_and_in_again(caplog: pytest.LogCaptureFixture) -> None:
         "cluster web: e0 is on trial: 2 requests at once until 2 have succeeded",
         "cluster web: e0 is ejected for 60 s since 12:00:36 UTC: it failed again on trial: status 503; the 2nd time",
         "cluster web: e0 is on trial: 2 requests at once until 2 have succeeded",
-        "cluster web: e0 is back: 2 requests succeeded there",
+        "cluster web: e0 is back: its trial has succeeded",
     ]
 
 
