@@ -27,6 +27,7 @@ DRAIN, WEIGHT = "drain", "weight"
 VERSION = 1
 LIMIT = 10_000  # overlays; nobody has as many by hand
 LEAST_WEIGHT, GREATEST_WEIGHT = 1, 65535  # as EndpointPolicy has it
+LAST_TIME = 2.5e11  # seconds: the calendar ends soon after, with the year 9999
 TEXT_LIMIT = 1000  # characters of one text
 
 Key = tuple[str, str, str]
@@ -153,9 +154,9 @@ def _overlay(number: int, item: object) -> Overlay:
     for name, value in item.items():
         if isinstance(value, bool) or not isinstance(value, kinds.get(name, (str,))):
             raise ValueError(f"overlay {number}: {name} is of the wrong kind")
-        if isinstance(value, str) and len(value) > TEXT_LIMIT:
-            raise ValueError(f"overlay {number}: {name} is too long")
-        if isinstance(value, float | int) and not 0 <= value < 1e12:
+        if isinstance(value, str) and (len(value) > TEXT_LIMIT or not value.isprintable()):
+            raise ValueError(f"overlay {number}: {name} is too long, or cannot be printed")
+        if isinstance(value, float | int) and not 0 <= value < LAST_TIME:
             raise ValueError(f"overlay {number}: {name} is out of range")
     overlay = Overlay(**item)
     if overlay.kind not in (DRAIN, WEIGHT):

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from lbd.master import overlay as module
+from lbd.master.control import describe
 from lbd.master.overlay import DRAIN, WEIGHT, Named, Overlay, Overlays, Standing, dump_overlays, parse_overlays
 
 ONE = Named("app:80", "10.0.0.1:80", 5)
@@ -77,7 +78,7 @@ def test_there_is_an_end_to_their_number(monkeypatch: pytest.MonkeyPatch) -> Non
 
 # On disk
 
-TEXTS = st.text(max_size=30)
+TEXTS = st.text(max_size=30).filter(str.isprintable)
 TIMES = st.floats(0, 1e11, allow_nan=False)
 OVERLAYS = st.one_of(
     st.builds(Overlay, TEXTS, TEXTS, st.just(DRAIN), TIMES, TIMES, st.just(0), TEXTS, TEXTS),
@@ -107,6 +108,7 @@ def test_a_damaged_file_is_refused_or_means_something(overlays: list[Overlay], d
         return
     assert all(each.kind == DRAIN or 1 <= each.weight <= 65535 for each in found)
     assert parse_overlays(dump_overlays(found)) == found
+    assert all(describe(each).isprintable() for each in found)
 
 
 GOOD = json.loads(dump_overlays([weigh("app:80", 9)]))
@@ -125,6 +127,8 @@ GOOD = json.loads(dump_overlays([weigh("app:80", 9)]))
         ({"overlays": [{**GOOD["overlays"][0], "since": float("nan")}]}, "since is out of range"),
         ({"overlays": [{**GOOD["overlays"][0], "reason": None}]}, "reason is of the wrong kind"),
         ({"overlays": [{**GOOD["overlays"][0], "reason": "x" * 2000}]}, "reason is too long"),
+        ({"overlays": [{**GOOD["overlays"][0], "reason": "\ud800"}]}, "reason is too long, or cannot be printed"),
+        ({"overlays": [{**GOOD["overlays"][0], "until": 9e11}]}, "until is out of range"),
         ({"overlays": [{**GOOD["overlays"][0], "kind": "close"}]}, 'of kind "close"'),
     ],
 )
