@@ -164,6 +164,10 @@ STICKY = Metric(
     41, "lbd_sticky_total", "counter", ("cluster", "outcome"),
     "Answers of clusters with sticky sessions: kept to the cookie's endpoint, moved away from it, new, or with an invalid cookie.",
 )  # fmt: skip
+HEDGES = Metric(
+    31, "lbd_hedges_total", "counter", ("cluster", "outcome"),
+    "Second attempts beside one that took long: won, lost (the first one answered), failed, or denied by the retry budget.",
+)  # fmt: skip
 RETRIES_DENIED = Metric(
     30,
     "lbd_retries_denied_total",

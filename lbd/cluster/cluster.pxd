@@ -8,7 +8,7 @@ from lbd.cluster.selection cimport Roster, Selection
 cdef class Cluster:
     cdef readonly object policy, hash_key
     cdef readonly tuple endpoints
-    cdef readonly object circuit, origination, sticky
+    cdef readonly object circuit, hedging, origination, sticky
     cdef readonly Admission admission
     cdef public Py_ssize_t place
     cdef readonly RetryBudget budget

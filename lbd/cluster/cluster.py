@@ -16,6 +16,7 @@ from lbd.cluster.circuit import Circuit
 from lbd.cluster.endpoint import Endpoint
 from lbd.cluster.gradient import AdaptivePolicy
 from lbd.cluster.health import HealthPolicy, secured
+from lbd.cluster.hedge_delay import HedgeDelay
 from lbd.cluster.key import HashKey
 from lbd.cluster.outlier import OutlierPolicy
 from lbd.cluster.pool import Pool, PoolPolicy
@@ -136,7 +137,7 @@ class Cluster:
 
     __slots__ = (
         "_board", "_by_address", "_plain", "_roster", "_segment", "_slow_start", "_subsets", "_subsets_before", "_tell", "_whole",
-        "admission", "budget", "circuit", "endpoints", "hash_key", "origination", "place", "policy", "sticky",
+        "admission", "budget", "circuit", "endpoints", "hash_key", "hedging", "origination", "place", "policy", "sticky",
     )  # fmt: skip
 
     def __init__(
@@ -158,6 +159,7 @@ class Cluster:
         self.endpoints: tuple[Endpoint, ...] = ()
         self.policy = policy
         self.budget = RetryBudget(policy.retry.budget, policy.retry.budget_min)
+        self.hedging = HedgeDelay(policy.retry.hedge_after) if policy.retry.hedge_after else None
         self.hash_key = HashKey(policy.hash_key) if policy.balance in HASHES else None
         self.sticky = Sticky(policy.name, policy.sticky) if policy.sticky is not None else None
         self.admission: Admission | None = None  # while nothing is limited
@@ -292,6 +294,8 @@ class Cluster:
         self.circuit.obey(policy.breaker)
         self._subsets_before, self._subsets = self._subsets, {}
         self.budget.obey(policy.retry.budget, policy.retry.budget_min)
+        if policy.retry.hedge_after != old.retry.hedge_after:
+            self.hedging = HedgeDelay(policy.retry.hedge_after) if policy.retry.hedge_after else None
         self._plain = plain_names(policy)
         self.hash_key = HashKey(policy.hash_key) if policy.balance in HASHES else None
         if policy.sticky != old.sticky:

@@ -39,8 +39,10 @@ cdef class Attempting:
     cdef _end_attempt(self)
     @cython.locals(upstream=Upstream)
     cdef _release(self, ResponseHead head)
-    cdef _count(self, Upstream upstream)
+    cpdef count(self, Upstream upstream)
     cdef _send_request(self)
+    cpdef send_on(self, Upstream upstream)
+    cpdef go_on_with(self, Endpoint endpoint, Upstream upstream, Pool pool, double sent_at)
     cpdef int64_t body_limit(self, route) except? -1
     @cython.locals(now=double)
     cdef observe(self, ResponseHead head)

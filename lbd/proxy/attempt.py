@@ -121,7 +121,7 @@ class Attempting:
         if self.upload is not None:
             self.upload.cancel()
         if upstream is not None:  # not given back
-            self._count(upstream)
+            self.count(upstream)
             upstream.close()
             self.upstream = None  # type: ignore[assignment]
 
@@ -129,20 +129,29 @@ class Attempting:
         """Back to the pool, when both sides have said everything and mean to go on."""
         upstream = self.upstream
         if head.keep_alive and self.upload_done and upstream.is_clean():
-            self._count(upstream)
+            self.count(upstream)
             self.upstream = None  # type: ignore[assignment]
             self._pool.give(upstream, self.reactor.now)
 
-    def _count(self, upstream: Upstream) -> None:
+    def count(self, upstream: Upstream) -> None:
         self.upstream_in += upstream.bytes_in
         self.upstream_out += upstream.bytes_out
         upstream.bytes_in = upstream.bytes_out = 0
 
     # The request
 
+    def go_on_with(self, endpoint: Endpoint, upstream: Upstream, pool: Pool, sent_at: float) -> None:
+        """Another attempt at the same request takes the place of this one, whose upstream is closed."""
+        self.count(self.upstream)
+        self.upstream.close()
+        self.endpoint, self.upstream, self._pool, self._sent_at = endpoint, upstream, pool, sent_at
+
     def _send_request(self) -> None:
         self._sent_at = self.reactor.now
-        self.upstream.send_request(self.request, self._path, self._host, self.framing, self._extra, self.body)
+        self.send_on(self.upstream)
+
+    def send_on(self, upstream: Upstream) -> None:
+        upstream.send_request(self.request, self._path, self._host, self.framing, self._extra, self.body)
 
     def body_limit(self, route: Route) -> int:
         return self.listener.max_body if route.policy.max_body < 0 else route.policy.max_body

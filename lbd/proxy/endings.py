@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from lbd.proxy.exchange import Exchange
     from lbd.routing.route import Route
 
-__all__ = ["CONNECT", "QUEUE", "RESPONSE", "SEND", "TOTAL", "answer_error", "answer_locally", "note_gone", "timeout_failure"]
+__all__ = ["CONNECT", "HEDGE", "QUEUE", "RESPONSE", "SEND", "TOTAL", "answer_error", "answer_locally", "note_gone", "timeout_failure"]
 
-CONNECT, RESPONSE, TOTAL, SEND, QUEUE = 10, 11, 12, 13, 14  # kinds of deadlines, beside those of relay.py
+CONNECT, RESPONSE, TOTAL, SEND, QUEUE, HEDGE = 10, 11, 12, 13, 14, 15  # kinds of deadlines, beside those of relay.py
 
 
 def answer_locally(exchange: Exchange, route: Route) -> None:

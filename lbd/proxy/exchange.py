@@ -21,6 +21,7 @@ from lbd.errors import ProxyError, Side
 from lbd.proxy.admission import wait_for_room
 from lbd.proxy.attempt import Attempting
 from lbd.proxy.endings import answer_error, answer_locally, note_gone, timeout_failure
+from lbd.proxy.hedge import hedged_head
 from lbd.proxy.kept import KeptBody
 from lbd.proxy.reasons import failure
 from lbd.proxy.relay import IDLE, finish_upload, relay_body_down, relay_interim, run_upload
@@ -202,7 +203,7 @@ class Exchange(Attempting):
             if self.body is None:
                 self._begin_upload()
             self.await_head()
-            head = self.upstream.maybe_head()
+            head = self.upstream.maybe_head() if self.target.hedging is None else await hedged_head(self)
             while head is None or head.status < 200:
                 if head is None:
                     await self.upstream.stream.readable

@@ -220,6 +220,10 @@ class Listener:
         self._segment.add(self._cell(metrics.SHED.number, priority), 1)
         return failure("overloaded", retry_after=RETRY_AFTER)
 
+    def hedged(self, cluster: str, outcome: str) -> None:
+        """Counts a second attempt beside a first one."""
+        self._segment.add(self._segment.series(metrics.HEDGES.number, (cluster, outcome), 1), 1)
+
     def queued(self, cluster: str, seconds: float) -> None:
         """Counts a wait for room in a cluster."""
         Histogram(self._segment, metrics.QUEUE_WAIT, (cluster,)).observe(seconds)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from lbd.proxy.exchange import Exchange
     from lbd.wire.message import ResponseHead
 
-__all__ = ["FailedAttempts", "begin_another", "plan_after", "plan_another"]
+__all__ = ["FailedAttempts", "begin_another", "failures_of", "plan_after", "plan_another"]
 
 TOO_MANY_REQUESTS = 429
 DENIALS = {
@@ -52,6 +52,12 @@ class FailedAttempts:
         self.wait = 0.0  # seconds until then
 
 
+def failures_of(exchange: Exchange) -> FailedAttempts:
+    if exchange.failed is None:
+        exchange.failed = FailedAttempts()
+    return exchange.failed
+
+
 def plan_after(exchange: Exchange, head: ResponseHead) -> bool:
     """As plan_another(), when an answer has come whose status may be one to try again on."""
     rules = exchange.target.rules
@@ -66,9 +72,7 @@ def plan_after(exchange: Exchange, head: ResponseHead) -> bool:
 
 def plan_another(exchange: Exchange, error: ProxyError, head: ResponseHead | None = None) -> bool:
     """An attempt has failed: whether there will be another one, which begin_another() begins once this one is cleared away."""
-    failed = exchange.failed
-    if failed is None:
-        failed = exchange.failed = FailedAttempts()
+    failed = failures_of(exchange)
     admission = exchange.endpoint.admission
     if admission is not None and error.reason in TIMEOUTS:
         admission.dropped(exchange.reactor.now)

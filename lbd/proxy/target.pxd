@@ -18,7 +18,7 @@ cdef class Target:
     cdef public object chooser
     cdef public object cluster_name, route_name, send_proxy
     cdef public bytes own_host
-    cdef public object rules, methods
+    cdef public object rules, methods, hedging
     cdef public RetryBudget budget
     cdef public int judged_from, keeps
     cdef public double connect_timeout, response_timeout, attempt_timeout, idle_timeout, total_timeout

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from lbd.cluster.cluster import Cluster, TimeoutPolicy
     from lbd.cluster.endpoint import Endpoint
+    from lbd.cluster.hedge_delay import HedgeDelay
     from lbd.core.board import Segment
     from lbd.metrics import Metric
     from lbd.proxy.chooser import Chooser
@@ -49,7 +50,7 @@ class Target:
 
     __slots__ = (
         "_answered", "_called", "_cells", "_duration", "_labels", "_segment", "attempt_timeout", "budget", "chooser", "cluster",
-        "cluster_name", "connect_timeout", "idle_timeout", "judged_from", "keeps", "methods", "own_host", "response_timeout",
+        "cluster_name", "connect_timeout", "hedging", "idle_timeout", "judged_from", "keeps", "methods", "own_host", "response_timeout",
         "route_name", "rules", "send_proxy", "total_timeout", "upstream_duration",
     )  # fmt: skip
 
@@ -73,6 +74,7 @@ class Target:
         self.budget: RetryBudget = cluster.budget if cluster is not None else RetryBudget(0.0, 0)
         self.methods = self.rules.methods
         self.judged_from = self.rules.judged_from
+        self.hedging: HedgeDelay | None = cluster.hedging if cluster is not None else None
         # What streams up is kept where it could be sent again: HTTP/1 never says that it has not looked at a request.
         self.keeps = retry.max_body if retry.attempts else 0
         self.attempt_timeout = min(filter(None, (self.response_timeout, retry.per_try)), default=0.0)  # where it may be tried again
