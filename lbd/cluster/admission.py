@@ -213,6 +213,16 @@ class Admission:
             self._queue.leave(place)
             place.turn_away("no_healthy_endpoint")
 
+    def begin_watch(self) -> bool:
+        """Whether it is for the caller to look() from now on; False: somebody does."""
+        if self._queue.is_watched:
+            return False
+        self._queue.is_watched = True
+        return True
+
+    def end_watch(self) -> None:
+        self._queue.is_watched = False
+
     def _count(self, change: int) -> None:
         if self._segment is not None:
             self._segment.add_waiting(self._place, change)

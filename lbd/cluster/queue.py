@@ -52,6 +52,7 @@ class Place(Protocol):
 class Queue:
     def __init__(self, size: int) -> None:
         self.size = size
+        self.is_watched = False  # somebody looks for room that other workers make
         self._places: list[Place] = []
 
     def __len__(self) -> int:

@@ -140,6 +140,8 @@ def check_clusters(named: Sequence[tuple[KeyPath, str]], clusters: Mapping[str, 
             )
         if cluster is not None and cluster.sticky is not None and report.is_sound(path):
             report.error(path, f'the cluster "{name}" has `sticky`, which is a cookie: connections have none. Use a cluster without it')
+        if cluster is not None and cluster.adaptive.enabled and report.is_sound(path):
+            report.error(path, f'the cluster "{name}" has `adaptive`, which goes by how fast answers come: connections have none')
         if cluster is not None and cluster.balance in HASHES and cluster.hash_key != "client-ip" and report.is_sound(path):
             report.error(
                 path,

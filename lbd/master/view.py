@@ -82,7 +82,7 @@ class MasterView:
             "panic": is_panic(states, cluster.spread()),
             "levels": levels_of(cluster, states),
             "sticky": cluster.sticky is not None,
-            **(admission_of(master.board, master.book.places()[cluster.name], cluster) if master.supervisor else {}),
+            **(admission_of(master.board, master.book.places()[cluster.name], cluster, states) if master.supervisor else {}),
             "endpoints": [
                 {
                     "name": state.name,
@@ -96,7 +96,9 @@ class MasterView:
                     "zone": state.zone,
                     "metadata": grouped(state.metadata),
                     "max_requests": state.max_requests,
+                    "max_connections": state.max_connections,
                     "inflight": master.board.inflight(state.index),
+                    "connections": master.board.connections(state.index),
                     **health.get(state.address, {"checked": False}),
                     "up": state.up,
                     "state": master.standings.state(cluster.name, state.address),
@@ -176,9 +178,17 @@ class MasterView:
         return {"master": os.getpid(), **workers}
 
 
-def admission_of(board: Board, place: int, cluster: ClusterPolicy) -> dict[str, Any]:
-    """What all endpoints together have; `inflight` counts only while anything in the cluster is limited."""
-    return {"max_requests": cluster.limits.max_requests, "inflight": board.inflight(place), "queued": board.waiting(place)}
+def admission_of(board: Board, place: int, cluster: ClusterPolicy, states: Sequence[EndpointState]) -> dict[str, Any]:
+    """What all endpoints together have and may have, over all workers; 0 is no limit."""
+    adaptive = board.totals().get((metrics.ADAPTIVE_LIMIT.number, (cluster.name,)), [0])[0] if cluster.adaptive.enabled else 0
+    return {
+        "max_requests": cluster.limits.max_requests,
+        "max_connections": cluster.limits.max_connections,
+        "adaptive_limit": adaptive,
+        "inflight": sum(board.inflight(state.index) for state in states),
+        "connections": sum(board.connections(state.index) for state in states),
+        "queued": board.waiting(place),
+    }
 
 
 def levels_of(cluster: ClusterPolicy, states: Sequence[EndpointState]) -> list[dict[str, Any]]:

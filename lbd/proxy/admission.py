@@ -60,7 +60,7 @@ class Waiter:
         assert admission is not None
         if not admission.enter(self):
             raise turned_away("queue_full" if admission.policy.queue.size else "concurrency_limited", cluster)
-        if admission.waiting == 1:
+        if admission.begin_watch():
             reactor.spawn(look(admission, reactor), f"queue of {cluster.name}")
         fiber, until = reactor.running(), reactor.now + admission.policy.queue.timeout
         fiber.arm_at(min(until, latest), QUEUE if until < latest else kind)
@@ -120,6 +120,9 @@ def turned_away(reason: str, cluster: Cluster) -> ProxyError:
 
 async def look(admission: Admission, reactor: Reactor) -> None:
     """A fiber, while anybody waits."""
-    while admission.waiting:
-        await reactor.sleep(LOOK)
-        admission.look()
+    try:
+        while admission.waiting:
+            await reactor.sleep(LOOK)
+            admission.look()
+    finally:
+        admission.end_watch()

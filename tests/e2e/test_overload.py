@@ -159,7 +159,8 @@ def test_higher_priorities_go_first_and_equals_in_turn(one_worker: Lab) -> None:
             waiting.append(stack.enter_context(Downstream(lab.port)))
             waiting[-1].send(request_bytes("GET", f"/one/{target}?{target}"))
             lab.wait_for_queue("one", number + 1)
-        assert lab.cluster("one")["inflight"] == 1
+        shown = lab.cluster("one")
+        assert (shown["inflight"], shown["connections"], shown["queued"]) == (1, 1, 6)
         assert lab.lbd.metric("lbd_queue_length", cluster="one") == 6
         lab.origin.release()
         assert [downstream.final().status for downstream in (first, *waiting)] == [200] * 7

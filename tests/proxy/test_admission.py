@@ -132,6 +132,26 @@ async def test_a_client_that_leaves_has_left_the_queue() -> None:
         assert [line.reason for line in play.lines] == ["downstream_closed", "", ""]  # type: ignore[attr-defined]
 
 
+async def test_however_many_come_and_go_one_looks_for_room() -> None:
+    async with Playbook(clusters=[cluster()]) as play:
+        down, up = await busy(play)
+        for _ in range(5):
+            gone = play.connect()
+            gone >> get("/gone")
+            await trio.sleep(0.002)
+            assert [fiber.name for fiber in play.reactor.fibers].count("queue of web") == 1
+            gone.close()
+            await trio.sleep(0.002)
+        await trio.sleep(0.1)
+        assert "queue of web" not in [fiber.name for fiber in play.reactor.fibers]
+        after = play.connect()
+        after >> get("/after")
+        await trio.sleep(0.1)
+        await done(down, up)
+        await up.expect(b"GET /after ", until=END)
+        await done(after, up)
+
+
 async def test_a_clusters_own_limit() -> None:
     policy = cluster(EndpointPolicy("one:1"), EndpointPolicy("two:1"), limit=1)
     async with Playbook(clusters=[policy]) as play:
