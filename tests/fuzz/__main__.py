@@ -22,7 +22,7 @@ FOUND = 77  # libFuzzer's exit code for a target that raised
 
 
 def main() -> int:
-    options = argparse.ArgumentParser(prog="python -m tests.fuzz", description="Fuzzes lbd/wire.")
+    options = argparse.ArgumentParser(prog="python -m tests.fuzz", description="Fuzzes every parser.")
     options.add_argument("--seconds", type=int, default=60, help="for each target (default: %(default)s)")
     options.add_argument("--target", choices=TARGETS, help="only this one")
     options.add_argument("--merge", action="store_true", help="keep in tests/fuzz/corpus what reached new code")
@@ -48,7 +48,7 @@ def run(name: str, seconds: int, *, merges: bool) -> bool:
         options = [f"-max_total_time={seconds}", f"-artifact_prefix={crashes}/", f"-dict={WORK}/words", "-max_len=600"]
         is_broken = finds(name, [*options, str(grown)])
         for crash in crashes.iterdir():
-            print(f"fuzz: {name} broke a promise. Mend lbd/wire, and add this line to {corpus_file(name).relative_to(ROOT)}:")
+            print(f"fuzz: {name} broke a promise. Mend lbd, and add this line to {corpus_file(name).relative_to(ROOT)}:")
             print(repr(crash.read_bytes()))
         if merges and not is_broken:
             finds(name, ["-merge=1", str(least), str(grown)])

@@ -11,7 +11,7 @@ import lbd  # its finder of sources (LBD_PURE=1) comes first, so that the one th
 __all__: list[str] = []
 
 assert lbd.__version__
-with atheris.instrument_imports(include=["lbd.wire"]):
+with atheris.instrument_imports(include=["lbd.wire", "lbd.config", "lbd.cluster.sticky"]):
     from tests.fuzz.targets import TARGETS
 
 if __name__ == "__main__":

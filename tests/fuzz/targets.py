@@ -1,4 +1,4 @@
-"""What the fuzzer calls with any bytes: the promises of tests/wire/promises.py. And what it begins with."""
+"""What the fuzzer calls with any bytes: the promises of tests/wire and of promises.py beside this. And what it begins with."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.cluster.cookie_promises import COOKIES, check_cookies
+from tests.fuzz.promises import check_config
 from tests.wire import messages
 from tests.wire.hellos import BAD as BAD_HELLOS, GOOD as GOOD_HELLOS, over_records
 from tests.wire.hostile import BODIES, HEADS, RESPONSES
@@ -17,7 +18,7 @@ from tests.wire.proxy_headers import BAD as BAD_HEADERS, LONGEST_V1, TAKEN
 from tests.wire.test_http2_conformance import BREAKS, RESETS, UPSTREAM_BREAKS, UPSTREAM_RESETS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 __all__ = ["TARGETS", "WORDS", "corpus_file", "known", "seeds"]
 
@@ -60,13 +61,17 @@ def http2_response(data: bytes) -> None:
     check_http2(data[:LONGEST], is_downstream=False)
 
 
+def config(data: bytes) -> None:
+    check_config(data[:LONGEST])
+
+
 def cookie(data: bytes) -> None:
     check_cookies(data[:LONGEST])
 
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "request": request, "response": response, "chunks": chunks, "twins": twins, "proxied": proxied, "hello": hello, "http2": http2,
-    "http2_response": http2_response, "cookie": cookie,
+    "http2_response": http2_response, "config": config, "cookie": cookie,
 }  # fmt: skip
 
 # Coverage does not see into regular expressions: without these words the fuzzer would have to guess them.
@@ -87,6 +92,8 @@ def seeds(target: str) -> list[bytes]:
             *(row[1] for row in (*GOOD_HELLOS, *BAD_HELLOS)),
             *(over_records(row[1], size) for row in GOOD_HELLOS for size in range(1, 60, 9)),
         ]
+    if target == "config":
+        return [text for text in configurations() if len(text) < LONGEST]
     if target == "cookie":
         return COOKIES
     if target.startswith("http2"):
@@ -95,6 +102,12 @@ def seeds(target: str) -> list[bytes]:
     rows = {"request": HEADS, "response": RESPONSES, "chunks": BODIES, "twins": HEADS + RESPONSES}[target]
     data = [row[1].partition(b"\r\n\r\n")[2] if target == "chunks" else row[1] for row in rows]
     return [seed for seed in data if len(seed) < LONGEST]
+
+
+def configurations() -> Iterator[bytes]:
+    """Good ones and bad ones."""
+    for path in sorted((Path(__file__).parent.parent / "golden").glob("*.txt")):
+        yield path.read_text().partition("----------\n")[0].encode()
 
 
 def corpus_file(target: str) -> Path:
