@@ -6,7 +6,8 @@ the queue needs: one, mostly, for all who come while it is on its way. A place i
 first served; a dial that fails fails those it was made for, no others.
 
 With `protocol = "auto"` a dial may bring a connection for one request at a time after all (HTTP/1). Those lie in the Pool that this
-one is, and a dial counts for one place from then on.
+one is, and a dial counts for one place from then on. An endpoint that has chosen HTTP/2 and then wants HTTP/1.1 for a request
+(RFC 9113 7, HTTP_1_1_REQUIRED) gets nothing else for a while.
 
 It decides only: Shared connections and Places act (proxy/http2_upstream.py, proxy/dial.py).
 """
@@ -42,7 +43,7 @@ class Http2UpstreamPolicy:
     ping_timeout: Annotated[float, Duration(0.001)] = 10.0
 
 
-LEARNED_FOR = 600.0  # seconds that a limit of the endpoint's is believed in, after it was last seen
+LEARNED_FOR = 600.0  # seconds that a limit of the endpoint's is believed in, or its wish for HTTP/1.1, after it was last seen
 
 
 class Shared(Protocol):
@@ -82,7 +83,7 @@ class SharedPool(Pool):
 
     __slots__ = (
         "_dials", "_has_left", "_heap", "_last_end", "_limit", "_limit_until", "_listed", "_numbers", "_open", "_per_dial", "_queue",
-        "_serial", "can_be_single", "http2",
+        "_serial", "_single_until", "can_be_single", "http2",
     )  # fmt: skip
 
     def __init__(self, policy: PoolPolicy, http2: Http2UpstreamPolicy, can_be_single: bool = False) -> None:
@@ -101,6 +102,7 @@ class SharedPool(Pool):
         self._last_end = 0  # requests after which the endpoint ended a connection
         self._limit = 0  # of requests for each, as it seems, until
         self._limit_until = -1.0
+        self._single_until = -1.0
 
     def __len__(self) -> int:
         return Pool.__len__(self) + sum(connection.streams == 0 for connection in self._open)
@@ -121,10 +123,19 @@ class SharedPool(Pool):
 
     def take(self, now: float, certain: bool = False) -> Any:  # noqa: ANN401 - as Pool's
         """An Upstream on the oldest connection with room, or None."""
-        connection = self._with_room(now, certain)
+        connection = None if self.is_single(now) else self._with_room(now, certain)
         if connection is not None:
             return connection.join(is_reused=True)
         return Pool.take(self, now, certain) if self.can_be_single else None
+
+    def is_single(self, now: float) -> bool:
+        """Whether requests get connections of their own, for the endpoint has asked for that."""
+        return now < self._single_until
+
+    def wants_single(self, now: float) -> None:
+        """It has. Nothing comes of it where nothing but HTTP/2 is to be spoken."""
+        if self.can_be_single:
+            self._single_until = now + LEARNED_FOR
 
     def take_again(self, now: float) -> Any:  # noqa: ANN401
         """For whoever comes back because of a connection that has failed or ended: the latest, whose end is farthest."""

@@ -64,14 +64,15 @@ async def open_upstream(
     """As open_stream(), ready for a request. `timeout` is for a connection that others wait for too, when it is begun here; one of our
     own begins with `opening`, a PROXY header. One that `may_switch` to another protocol is its own where that can be."""
     pool = endpoint.pool
-    if isinstance(pool, SharedPool) and not (may_switch and prefers_own(pool)):
+    is_single = may_switch or (isinstance(pool, SharedPool) and pool.is_single(reactor.now))
+    if isinstance(pool, SharedPool) and not (is_single and prefers_own(pool)):
         return await open_shared(Dialling(reactor, endpoint, pool, connect, timeout))
     stream = await open_stream(reactor, endpoint, connect)
     try:
         if opening:
             await introduce(stream, opening)
         if endpoint.origination is not None:
-            stream = await (endpoint.origination.for_upgrades if may_switch else endpoint.origination).secure(stream, endpoint)
+            stream = await (endpoint.origination.for_upgrades if is_single else endpoint.origination).secure(stream, endpoint)
     except BaseException:
         endpoint.disconnected()
         raise

@@ -245,7 +245,7 @@ class Exchange(Attempting):
         framing = response_framing(request.method, head)
         body = upstream.begin_body(framing, head.content_length)
         is_whole = upstream.body_ended and upstream.trailers is None
-        downstream.send_response(request, head, framing, downstream.forwarding.response_fields, body, is_whole)
+        downstream.send_response(request, head, framing, downstream.forwarding.response_fields[head.minor], body, is_whole)
         if upstream.body_ended and not is_whole:
             downstream.send_body(b"", True, upstream.trailers)
         return upstream.body_ended and self.upload_done and not downstream.unsent

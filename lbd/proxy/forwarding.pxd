@@ -24,7 +24,7 @@ cdef class ConnectionForwarding:
     cdef tuple _scheme_port
     cdef readonly str peer
     cdef readonly bytes request_id
-    cdef readonly bytes response_fields
+    cdef readonly tuple response_fields
 
     cpdef str client(self, request)
     cpdef bytes fields(self, request)

@@ -115,7 +115,8 @@ class ConnectionForwarding:
         self._is_trusted = forwarding.is_trusted(peer)
         self.peer = without_mapping(peer)
         self.request_id = b""  # of the request that fields() saw last
-        self.response_fields = b"Via: 1.1 " + PSEUDONYM + b"\r\n" if policy.via else b""  # we speak HTTP/1.1 with every upstream
+        # By the version in which a response came (RFC 9110 7.6.3), `minor` of its head.
+        self.response_fields = tuple([via_line((), version) if policy.via else b"" for version in range(len(VERSIONS))])
         self._scheme_port = (scheme, b"%d" % port if port else b"")
         self._host_label = b"X-Forwarded-Host: " if policy.x_forwarded else b""
         self._id_label = b"X-Request-Id: " if policy.request_id else b""

@@ -22,6 +22,7 @@ from lbd.proxy.extended_connect import begin_offer, check_no_success, open_estab
 from lbd.proxy.grpc import NOT_GRPC, UNTOLD, GrpcStatus, grpc_fields, is_grpc, maybe_timeout, status_among, trailers_for
 from lbd.proxy.pieces import gather
 from lbd.proxy.reasons import failure
+from lbd.wire.body import NO_BODY
 from lbd.wire.http2 import StreamGone
 from lbd.wire.http2_frames import INTERNAL_ERROR, NO_ERROR
 from lbd.wire.message import Headers, RequestHead, ResponseHead
@@ -41,8 +42,8 @@ class Http2Downstream(Downstream):
     """One request and its response."""
 
     __slots__ = (
-        "_chunks", "_has_come", "_is_connect", "_is_last", "_key", "_last_trailers", "_taken", "_trailers", "connection", "is_gone",
-        "number",
+        "_chunks", "_has_come", "_is_bare", "_is_connect", "_is_last", "_key", "_last_trailers", "_taken", "_trailers", "connection",
+        "is_gone", "number",
     )  # fmt: skip
 
     def __init__(self, connection: Http2Connection, number: int, has_ended: bool) -> None:
@@ -58,6 +59,7 @@ class Http2Downstream(Downstream):
         self._taken = 0  # bytes given out by maybe_body(), and not yet acknowledged
         self._is_last = False  # what is unsent ends the response
         self._last_trailers: Headers | None = None
+        self._is_bare = False  # a response that ends with its head, whatever its upstream still owes
         self._is_connect = False  # an extended one
         self._key = b""  # that went along with its offer
 
@@ -157,7 +159,8 @@ class Http2Downstream(Downstream):
         if self._is_connect:
             check_no_success(head.status, is_ours=False)
         self.head_sent = True
-        self._send_head(head, extra, has_ended and not body)
+        self._is_bare = framing == NO_BODY
+        self._send_head(head, extra, self._is_bare or (has_ended and not body))
         if self.grpc_status != NOT_GRPC and has_ended:
             self.grpc_status = status_among(head.headers)
         if body:
@@ -174,6 +177,8 @@ class Http2Downstream(Downstream):
         self.connection.touched()
 
     def send_body(self, body: bytes, has_ended: bool, trailers: Headers | None) -> None:
+        if self._is_bare:
+            return
         self.unsent = bytes(self.unsent) + body if self.unsent else body
         self._is_last = has_ended
         self._last_trailers = trailers

@@ -22,7 +22,7 @@ from lbd.proxy.reasons import failure
 from lbd.proxy.upstream import Upstream
 from lbd.wire.body import UNTIL_CLOSE
 from lbd.wire.http2 import StreamGone
-from lbd.wire.http2_frames import REFUSED_STREAM, code_name
+from lbd.wire.http2_frames import HTTP_1_1_REQUIRED, REFUSED_STREAM, code_name
 
 if TYPE_CHECKING:
     from lbd.proxy.http2_upstream_connection import Http2UpstreamConnection
@@ -206,6 +206,11 @@ class Http2Upstream(Upstream):
         if code == REFUSED_STREAM and not self.has_answered and not is_ours:
             self.was_refused = True
             self.failed(self.unlooked("it refused the stream"))
+        elif code == HTTP_1_1_REQUIRED and not self.has_answered and not is_ours:
+            pool = self.connection.pool
+            pool.wants_single(self.connection.reactor.now)
+            retry = Retry.UNSENT_HERE if pool.can_be_single else Retry.NEVER
+            self.failed(failure("upstream_refused", "it wants HTTP/1.1 for this request", retry))
         elif is_ours:
             self.failed(failure("bad_response", f"its response is not HTTP: {message}"))
         else:

@@ -100,7 +100,7 @@ class Tunnel:
         exchange, downstream = self._exchange, self._downstream
         exchange.answered(head)
         said = self._upstream.switch()
-        exchange.status = downstream.switch(exchange.request, head, downstream.forwarding.response_fields, said)
+        exchange.status = downstream.switch(exchange.request, head, downstream.forwarding.response_fields[head.minor], said)
         exchange.target.answered(exchange.status, exchange.first_byte_seconds)
         exchange.is_tunnel = True
         self._carried(0, len(said))

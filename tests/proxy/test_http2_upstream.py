@@ -20,6 +20,7 @@ from lbd.errors import ProxyError, Retry
 from lbd.wire.body import NO_BODY
 from lbd.wire.message import RequestHead
 from tests.support.certificates import downstream_context, upstream_context
+from tests.support.http2 import Http2End
 from tests.support.http2_upstream import Http2Far
 from tests.support.script import End, Playbook
 
@@ -68,6 +69,7 @@ async def test_a_get_and_its_answer() -> None:
         answer = await play.downstream.expect(b"HTTP/1.1 200 OK\r\n", until=b"ok")
         assert b"x-a: 1\r\n" in answer
         assert b"content-length: 2\r\n" in answer.lower()
+        assert b"Via: 2.0 lbd\r\n" in answer
         line: Any = play.lines[0]
         assert (line.status, line.endpoint_address, line.attempts, line.reason, line.is_reused) == (200, "one:1", 1, "", False)
 
@@ -123,6 +125,26 @@ async def test_responses_without_a_body(request_line: bytes, status: int, fields
         play.downstream >> GET
         origin.respond((await origin.requests(1))[0])
         await play.downstream.read_until(b"ok")
+
+
+@pytest.mark.parametrize(("method", "status"), [(b"GET", 304), (b"GET", 204), (b"HEAD", 200)])
+async def test_a_response_without_a_body_ends_with_its_head_though_the_endpoint_says_so_later(method: bytes, status: int) -> None:
+    async with playbook() as play:
+        them = Http2End(play.downstream)
+        number = them.get(method=method)
+        origin = await Http2Far.of(play)
+        (stream,) = await origin.requests(1)
+        origin.head(stream, [(b"content-length", b"5")] if status != 204 else [], status=status)
+        answer = await them.answer(number)
+        assert (answer.status, answer.body, answer.has_ended) == (status, b"", True)
+        origin.h2.end_stream(stream)
+        origin.flush()
+        await origin.expect_quiet(1.0)
+        assert [event for event in origin.events if isinstance(event, StreamReset)] == []
+        number = them.get()
+        origin.respond((await origin.requests(1))[0])
+        assert (await them.answer(number)).body == b"ok"
+        assert play.dialled == ["one:1"]
 
 
 @pytest.mark.parametrize("is_at_once", [False, True])
@@ -721,3 +743,32 @@ async def test_h2_is_not_spoken_with_whom_did_not_choose_it() -> None:
         play.downstream >> GET
         await play.downstream.expect(b"HTTP/1.1 502 ", until=END)
         assert play.lines[0].reason == "connect_failed"  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("request_bytes", [GET, b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nab"])
+async def test_auto_speaks_http1_with_whom_wants_it_after_all(request_bytes: bytes) -> None:
+    """RFC 9113 7, HTTP_1_1_REQUIRED: the same endpoint at once, and all that comes in the next minutes."""
+    async with TlsPlaybook(replace(cluster(), protocol="auto"), "h2") as play:
+        play.downstream >> request_bytes
+        origin = await Http2Far.of(play)
+        origin.reset((await origin.requests(1))[0], ErrorCodes.HTTP_1_1_REQUIRED)
+        up = await play.upstream()
+        for _ in range(2):
+            await up.expect(request_bytes[:15], until=END)
+            if request_bytes is not GET:
+                await up.read_until(b"ab")
+            up >> b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+            await play.downstream.read_until(b"ok")
+            play.downstream >> request_bytes
+        assert play.dialled == ["one:1", "one:1"]
+        assert [line.status for line in play.lines] == [200, 200]  # type: ignore[attr-defined]
+
+
+async def test_h2_is_all_that_is_spoken_where_nothing_else_is_allowed() -> None:
+    async with playbook() as play:
+        play.downstream >> GET
+        origin = await Http2Far.of(play)
+        origin.reset((await origin.requests(1))[0], ErrorCodes.HTTP_1_1_REQUIRED)
+        await play.downstream.expect(b"HTTP/1.1 502 ", until=END)
+        line: Any = play.lines[0]
+        assert (line.reason, line.attempts, line.detail) == ("upstream_refused", 1, "it wants HTTP/1.1 for this request")
