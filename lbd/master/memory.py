@@ -13,11 +13,14 @@ if TYPE_CHECKING:
 __all__ = ["for_each_worker", "usable_memory"]
 
 SHARE = 0.9  # the rest is the master's, the kernel's and everybody else's
+# A worker that does nothing has 40 MiB resident, much of which it shares with the others: in a small container with many workers
+# a plain share would have all of them refuse requests from the start.
+LEAST = 128 * 1024 * 1024
 
 
 def for_each_worker(policy: OverloadPolicy, workers: int) -> OverloadPolicy:
     """With the memory that each may have, where the policy leaves it open."""
-    return policy if policy.memory else replace(policy, memory=int(usable_memory() * SHARE / workers))
+    return policy if policy.memory else replace(policy, memory=max(LEAST, int(usable_memory() * SHARE / workers)))
 
 
 def usable_memory(cgroups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int:

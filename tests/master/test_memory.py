@@ -51,4 +51,5 @@ def test_workers_share_it_unless_the_policy_says_how_much_each_has() -> None:
     assert for_each_worker(OverloadPolicy(memory=5), 4) == OverloadPolicy(memory=5)
     one, four = (for_each_worker(OverloadPolicy(), workers).memory for workers in (1, 4))
     assert 0.5 * usable_memory() < one < usable_memory()
-    assert four == one // 4
+    assert four == max(one // 4, 128 * MIB)
+    assert for_each_worker(OverloadPolicy(), 100_000).memory == 128 * MIB  # whatever there is: a worker has some before it does anything
