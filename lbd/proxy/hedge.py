@@ -54,6 +54,7 @@ def may_hedge(exchange: Exchange) -> bool:
         exchange.request.method in SAFE
         and exchange.body == b""
         and not exchange.request.upgrade
+        and (exchange.claim is None or exchange.claim.endpoint is not exchange.endpoint)  # whose session is there alone
         and exchange.attempts <= exchange.target.rules.attempts
     )
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 
 import pytest
+import trio
 
-from lbd.cluster.cluster import ClusterPolicy, EndpointPolicy
+from lbd.cluster.cluster import ClusterPolicy, EndpointPolicy, RetryPolicy
 from lbd.cluster.pool import PoolPolicy
 from lbd.cluster.sticky import Sticky, StickyPolicy
 from lbd.metrics import SPILLS, STICKY
@@ -112,6 +113,24 @@ async def test_a_retry_leaves_the_endpoint_and_takes_the_cookie_along() -> None:
         assert endpoint in (b"b:1", b"c:1")
         assert line.startswith(cookie_of(endpoint.decode()))
         assert b"Cookie" not in request
+
+
+async def test_who_has_been_led_back_is_not_hedged() -> None:
+    cluster = ClusterPolicy("web", ENDPOINTS, sticky=POLICY, pool=PoolPolicy(max_idle=0), retry=RetryPolicy(hedge_after="50ms"))
+    async with Playbook(clusters=[cluster]) as play:
+        for cookie, expected in ((cookie_of("a:1"), ["a:1"]), (b"x=1", ["a:1", "b:1"])):
+            play.dialled.clear()
+            play.downstream >> b"GET / HTTP/1.1\r\nHost: a\r\nCookie: %b\r\n\r\n" % cookie
+            up = await play.upstream()
+            await up.read_until(b"\r\n\r\n")
+            await trio.sleep(1.0)
+            assert len(play.dialled) == len(expected)
+            if len(expected) > 1:
+                up = await play.upstream()
+                await up.read_until(b"\r\n\r\n")
+            up >> OK
+            answer = await play.downstream.read_until(b"\r\n\r\nhello")
+            assert (b"Set-Cookie: " + cookie_of(play.dialled[-1]) in answer) is (cookie == b"x=1")
 
 
 async def test_an_answer_of_our_own_sets_no_cookie() -> None:
