@@ -92,7 +92,9 @@ def build_parser() -> argparse.ArgumentParser:
     add_file(added)
     added.add_argument("--effective", action="store_true", help="as the running daemon has it, with what was changed at run time")
     add_admin(command("reload", reload, "have the running daemon read its configuration again, and say what changed"))
-    add_admin(command("status", status, "ask the running daemon how it is"))
+    added = command("status", status, "ask the running daemon how it is")
+    add_admin(added)
+    added.add_argument("clusters", nargs="*", metavar="CLUSTER", help="only these")
     added = command("drain", drain, "send an endpoint no more requests: those in flight finish")
     add_place(added)
     added.add_argument("--wait", action="store_true", help="until nothing is in flight there")
@@ -210,7 +212,7 @@ def reload(words: argparse.Namespace) -> int:
 def status(words: argparse.Namespace) -> int:
     from lbd.cli.remote import show_status
 
-    return show_status(words.file, words.admin, os.environ, as_json=words.json)
+    return show_status(words.file, words.admin, os.environ, words.clusters, as_json=words.json)
 
 
 def drain(words: argparse.Namespace) -> int:

@@ -8,6 +8,7 @@ import sys
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
 
 import trio
 
@@ -52,12 +53,14 @@ def reload_daemon(file: Path, admin: str, environ: Mapping[str, str], *, as_json
     return Exit.OK if is_ok else Exit.FAULT
 
 
-def show_status(file: Path, admin: str, environ: Mapping[str, str], *, as_json: bool) -> int:
+def show_status(file: Path, admin: str, environ: Mapping[str, str], wanted: Sequence[str] = (), *, as_json: bool) -> int:
+    """Of all clusters, or of those that are wanted."""
+    query = f"?{urlencode([('cluster', name) for name in wanted])}" if wanted else ""
     address, token = find_admin(file, admin, environ)
 
     async def both() -> tuple[Tree, Tree]:
         daemon = await ask(address, "GET", "/api/v1/status", token=token, timeout=STATUS_TIMEOUT)
-        clusters = await ask(address, "GET", "/api/v1/clusters", token=token, timeout=STATUS_TIMEOUT)
+        clusters = await ask(address, "GET", f"/api/v1/clusters{query}", token=token, timeout=STATUS_TIMEOUT)
         overlays = await ask(address, "GET", "/api/v1/overlays", token=token, timeout=STATUS_TIMEOUT)
         return {**content_of(daemon), **content_of(overlays)}, content_of(clusters)
 
@@ -124,6 +127,8 @@ def content_of(answer: Answer) -> Tree:
     if answer.status in (401, 403):
         hint = f"; the environment's {TOKEN_VARIABLE} may hold the token" if answer.status == 401 else ""
         raise EnvironmentFault(f"the admin listener refuses: {content.get('error', answer.status)}{hint}")
+    if answer.status == 404:  # there is no such cluster
+        raise EnvironmentFault(content.get("error", "404"))
     if answer.status != 200 and "errors" not in content:
         raise EnvironmentFault(f"the admin listener answers {answer.status}: {content.get('error', '')}")
     return content

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 from typing import TYPE_CHECKING, Any
 
@@ -10,9 +11,11 @@ import pytest
 import trio
 from trio.testing import memory_stream_pair
 
-from lbd.admin.pages import Pages
+from lbd.admin.pages import Pages, Request
 from lbd.admin.server import _Admin
+from lbd.cli import remote
 from lbd.cli.ask import Answer, ask
+from lbd.cli.main import main
 from lbd.cli.remote import content_of, describe_clusters, describe_dormant, describe_reload, describe_status, find_admin, span
 from lbd.config.addresses import Address
 from lbd.errors import ConfigErrors, EnvironmentFault
@@ -143,6 +146,30 @@ def test_a_daemon_is_found_by_a_file_that_is_being_edited(text: str, found: int 
     else:
         with pytest.raises(ConfigErrors, match=found):
             find_admin(path, "", {})
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        ((), 0, ["api", "web"]),
+        (("web",), 0, ["web"]),
+        (("web", "api"), 0, ["api", "web"]),
+        (("wbe",), 1, []),
+    ],
+)
+def test_a_status_of_some_clusters(
+    words: tuple[str, ...], code: int, told: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def asked(address: Address, method: str, path: str, *, token: str, timeout: float) -> Answer:
+        place, _, query = path.partition("?")
+        page = await Pages(FakeView(), "").answer(Request(method, place, query, {"host": "localhost"}))
+        return Answer(page.status, page.body)
+
+    monkeypatch.setattr(remote, "ask", asked)
+    assert main(["status", *words, "--admin", "127.0.0.1:9901"]) == code
+    out, err = capsys.readouterr()
+    assert re.findall(r"^cluster (\w+):", out, re.MULTILINE) == told
+    assert err == ("" if told else 'lbd: there is no cluster "wbe"; did you mean "web"?\n')
 
 
 @pytest.mark.parametrize(
