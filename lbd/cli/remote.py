@@ -183,9 +183,26 @@ def describe_clusters(clusters: Tree) -> Iterator[str]:
         drained = sum(1 for endpoint in endpoints if endpoint.get("drained"))
         words = [f"{up} of {len(endpoints)} endpoints up", f"{drained} drained" if drained else "", str(cluster.get("balance"))]
         panic = "; PANIC: too few are up, so health is ignored" if cluster.get("panic") else ""
-        yield f"cluster {name}: {', '.join(filter(None, words))}{panic}"
+        yield f"cluster {name}: {', '.join(filter(None, [*words, *describe_load(cluster)]))}{panic}"
+        yield from describe_levels(cluster.get("levels", []))
         if endpoints:
             yield from in_columns([TITLES, *map(describe_endpoint, endpoints)])
+
+
+def describe_load(cluster: Tree) -> Iterator[str]:
+    """Of a cluster that is limited as a whole."""
+    if most := cluster.get("max_requests"):
+        yield f"{cluster.get('inflight', 0)} of {most} requests"
+    if queued := cluster.get("queued"):
+        yield f"{queued} queued"
+
+
+def describe_levels(levels: Sequence[Tree]) -> Iterator[str]:
+    """Which part of the requests goes where; nothing where all go to one level."""
+    for level in levels if len(levels) > 1 else ():
+        name = "backups" if level["level"] == "backup" else f"level {level['level']}"
+        panic = ", in panic" if level.get("panic") else ""
+        yield f"  {name}: {level['up']} of {level['endpoints']} up{panic}, {100 * level['share']:.3g} % of the requests"
 
 
 def describe_endpoint(endpoint: Tree) -> tuple[str, ...]:
@@ -195,6 +212,8 @@ def describe_endpoint(endpoint: Tree) -> tuple[str, ...]:
     if endpoint.get("drained"):
         state = "drained" if endpoint.get("up") else f"drained, {state}"
     notes = ["backup"] if endpoint.get("backup") else []
+    notes += [f"level {endpoint['priority']}"] if endpoint.get("priority") else []
+    notes += [f"zone {endpoint['zone']}"] if endpoint.get("zone") else []
     if why := endpoint.get("why"):
         notes.append(str(why))
     if endpoint.get("weight", 1) != endpoint.get("configured_weight", endpoint.get("weight", 1)):
