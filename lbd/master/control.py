@@ -118,12 +118,21 @@ class Control:
         self._changed = trio.Event()
 
     async def _is_kept(self) -> bool:
-        """The state of now is on the disk, or has had its time."""
+        """Waits until the state of now is on the disk, but not for long."""
         wanted = self._version
         with trio.move_on_after(PATIENCE):
             while self._tried < wanted:
                 await self._settled.wait()
         return self._written >= wanted
+
+    def heritage(self) -> str:
+        """For inherit() of another process, which need not have a state directory."""
+        return dump_overlays(self.overlays).decode()
+
+    def inherit(self, text: str) -> None:
+        """In the place of what was read. ValueError: it is something else, and what was read holds."""
+        self.overlays = Overlays(self.overlays.clock, parse_overlays(text.encode()))
+        self._change()
 
     # What goes on by itself
 

@@ -1,4 +1,5 @@
-"""What a successor inherits of what was learned: so that after an upgrade nothing gets requests that was known to be dead before.
+"""What a successor inherits of what was learned, and of what operators want: so that after an upgrade nothing gets requests that was
+known to be dead before, or was taken out.
 
 A file of JSON in memory, whose descriptor the new master gets with the sockets. It may be of another version: what cannot be read is left,
 and the new one begins with what its configuration says, as after a restart. Times are seconds from now, since each master has a clock of
@@ -13,6 +14,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lbd.master.control import Control
     from lbd.master.ejections import Ejections
     from lbd.master.probes import Prober
 
@@ -21,9 +23,9 @@ __all__ = ["bequeath", "inherit", "open_will"]
 log = logging.getLogger("lbd.master")
 
 
-def bequeath(prober: Prober, ejections: Ejections, upgrades: int) -> dict[str, Any]:
+def bequeath(prober: Prober, ejections: Ejections, control: Control, upgrades: int) -> dict[str, Any]:
     """`upgrades` with the one that is under way."""
-    return {"checks": prober.heritage(), "ejections": ejections.heritage(), "upgrades": upgrades}
+    return {"checks": prober.heritage(), "ejections": ejections.heritage(), "overlays": control.heritage(), "upgrades": upgrades}
 
 
 def open_will(content: dict[str, Any]) -> int:
@@ -33,7 +35,7 @@ def open_will(content: dict[str, Any]) -> int:
     return fd
 
 
-def inherit(fd: int, prober: Prober, ejections: Ejections) -> int:
+def inherit(fd: int, prober: Prober, ejections: Ejections, control: Control) -> int:
     """Before the first configuration is in force; closes the descriptor. How many upgrades there have been, with this one."""
     try:
         with open(fd, "rb") as file:
@@ -41,7 +43,10 @@ def inherit(fd: int, prober: Prober, ejections: Ejections) -> int:
             content = json.load(file)
         prober.inherit(content["checks"])
         ejections.inherit(content["ejections"])
+        control.inherit(content["overlays"])
         return int(content["upgrades"])
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        log.warning("what the old master knew of endpoints' health cannot be read (%r): they begin as the configuration says", error)
+        log.warning(
+            "what the old master knew of endpoints cannot be read (%r): they begin as the configuration and the state directory say", error
+        )
         return 1

@@ -13,10 +13,13 @@ import trio
 from lbd.cluster.health import HealthPolicy
 from lbd.cluster.outlier import OutlierPolicy
 from lbd.cluster.witness import GATEWAY
+from lbd.master.control import Control
 from lbd.master.ejections import Ejections
 from lbd.master.heritage import bequeath, inherit, open_will
+from lbd.master.overlay import DRAIN, Overlay
 from lbd.master.probe import Outcome
 from lbd.master.probes import Prober
+from lbd.master.state_directory import StateDirectory
 from lbd.worker.messages import Suspect
 
 if TYPE_CHECKING:
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.usefixtures("autojump_clock", "no_leaked_fds")
 
 A, B, C = "10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"
+DRAINED = Overlay("web", A, DRAIN, 1.0, 1000.0, who="root", reason="disk")
 CHECK = HealthPolicy(interval=1.0, fall=2, rise=2)
 
 
@@ -44,6 +48,7 @@ class Life:
 
     def __init__(self) -> None:
         self.prober = Prober(lambda *flip: None, random=Random(1), make_probe=Probe)  # type: ignore[arg-type]
+        self.control = Control(StateDirectory(None), lambda cluster: None, lambda: 100.0)
         self.ejections = Ejections(lambda cluster, addresses: None, self.prober.is_up, dict, lambda: 0.0)
 
     def settle(self, policy: OutlierPolicy | None = None, addresses: tuple[str, ...] = (A, B, C)) -> None:
@@ -52,16 +57,17 @@ class Life:
 
     def hand_on(self, change: Mapping[str, Any] | None = None) -> tuple[Life, int]:
         """The next one, before it is settled; and what it says of upgrades."""
-        content = bequeath(self.prober, self.ejections, 3) | dict(change or {})
+        content = bequeath(self.prober, self.ejections, self.control, 3) | dict(change or {})
         fd = open_will(content)
         heir = Life()
-        return heir, inherit(fd, heir.prober, heir.ejections)
+        return heir, inherit(fd, heir.prober, heir.ejections, heir.control)
 
 
 async def lived() -> Life:
     """B was found dead, C is ejected for 30 seconds, 10 of which are over."""
     life = Life()
     life.settle()
+    life.control.overlays.put(DRAINED)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(life.prober.run)
         await trio.sleep(10)
@@ -81,6 +87,7 @@ async def test_who_was_out_stays_out() -> None:
     assert heir.prober.why("web", B) == "health check: refused"
     assert [heir.ejections.is_ejected("web", address) for address in (A, B, C)] == [False, False, True]
     assert "5 failures in a row" in heir.ejections.why("web", C)
+    assert list(heir.control.overlays) == [DRAINED]
 
 
 async def test_an_ejection_ends_when_it_would_have_ended() -> None:
@@ -117,7 +124,9 @@ async def test_what_the_new_configuration_does_not_want_is_forgotten() -> None:
     assert not heir.ejections.is_ejected("web", C)
 
 
-@pytest.mark.parametrize("change", [{"checks": [1]}, {"checks": {"web": {B: 7}}}, {"ejections": {"web": {C: ["x"]}}}, {"upgrades": None}])
+@pytest.mark.parametrize(
+    "change", [{"checks": [1]}, {"checks": {"web": {B: 7}}}, {"ejections": {"web": {C: ["x"]}}}, {"overlays": "{}"}, {"upgrades": None}]
+)
 async def test_what_cannot_be_read_is_left(change: dict[str, Any]) -> None:
     heir, upgrades = (await lived()).hand_on(change)
     heir.settle()
@@ -129,4 +138,4 @@ async def test_no_json_is_no_heritage() -> None:
     fd = os.memfd_create("test")
     os.write(fd, b"not " + json.dumps({}).encode())
     life = Life()
-    assert inherit(fd, life.prober, life.ejections) == 1
+    assert inherit(fd, life.prober, life.ejections, life.control) == 1
