@@ -11,7 +11,7 @@ What has come can be read, whatever happened afterwards: a response that was who
 from __future__ import annotations
 
 from collections import deque
-from select import EPOLLIN, EPOLLOUT
+from select import EPOLLHUP, EPOLLIN, EPOLLOUT
 from typing import TYPE_CHECKING
 
 from lbd.core.reactor import Pollable
@@ -22,7 +22,7 @@ from lbd.proxy.reasons import failure
 from lbd.proxy.upstream import Upstream
 from lbd.wire.body import UNTIL_CLOSE
 from lbd.wire.http2 import StreamGone
-from lbd.wire.http2_frames import HTTP_1_1_REQUIRED, REFUSED_STREAM, code_name
+from lbd.wire.http2_frames import HTTP_1_1_REQUIRED, NO_ERROR, REFUSED_STREAM, code_name
 
 if TYPE_CHECKING:
     from lbd.proxy.http2_upstream_connection import Http2UpstreamConnection
@@ -216,6 +216,8 @@ class Http2Upstream(Upstream):
         else:
             retry = Retry.NEVER if self.has_answered else Retry.UNANSWERED
             self.failed(failure("upstream_reset", f"it reset the stream: {code_name(code)}", retry))
+            if self._has_ended and code != NO_ERROR:  # a tunnel, whose other direction may be silent for long: who watches hears of it now
+                self.connection.reactor.announce(self.stream, EPOLLHUP)
 
     # Life
 

@@ -481,6 +481,24 @@ async def test_a_stream_that_is_reset_whole_is_no_error() -> None:
         assert last_line(play) == (101, "")
 
 
+@MIXES
+async def test_an_endpoint_that_ends_and_then_resets_is_not_waited_for(mix: str) -> None:
+    """Though the client is silent, and has not ended."""
+    async with playing(mix) as play:
+        down, up = await open_mix(play, mix)
+        await up.say(b"bye")
+        await up.end()
+        assert await down.hear(3) == b"bye"
+        await down.hear_end()
+        if isinstance(up, Up):
+            up.origin.reset(up.number, 8)
+        else:
+            assert isinstance(up, Raw)
+            up.far.reset()
+        await trio.sleep(0.1)
+        assert last_line(play) == (101 if mix.startswith("h1") else 200, "upstream_reset")
+
+
 async def test_requests_and_tunnels_share_a_connection() -> None:
     async with playing("h1-h2") as play:
         down, up = await open_mix(play, "h1-h2")
