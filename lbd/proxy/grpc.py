@@ -124,6 +124,8 @@ def grpc_fields(answer: Answer, shows_reason: bool) -> tuple[GrpcStatus, Headers
     for name, value in Headers(answer.fields).items():
         if name.lower() != b"content-type":
             fields.add(name, value)
+    if error is not None and error.retry_after > 0:  # clients that try again by themselves look for this (gRFC A6)
+        fields.add(b"grpc-retry-pushback-ms", b"%d" % (error.retry_after * 1000))
     return status, fields
 
 

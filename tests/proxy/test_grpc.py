@@ -120,6 +120,14 @@ def test_what_http_statuses_mean_to_a_call(http: int, status: int) -> None:
     assert told[0] == status
 
 
+def test_who_is_to_come_later_is_told_so_in_grpcs_words_too() -> None:
+    for seconds, told in ((1.5, b"1500"), (0.0, None)):
+        answer = grpc_fields(error_answer(failure("queue_full", retry_after=seconds), False, 0.0), shows_reason=False)
+        assert answer is not None
+        status, fields = answer
+        assert (status, fields.get(b"grpc-retry-pushback-ms")) == (14, told)
+
+
 @pytest.mark.parametrize("reason", REASONS)
 def test_no_message_has_an_address(reason: str) -> None:
     error = failure(reason, "connecting to 10.1.2.3:80 failed", Retry.UNSENT)
