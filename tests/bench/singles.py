@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from tests.bench.cases import run_loader, run_wrk
 from tests.bench.loader import hold_connections
 from tests.bench.protocols import Ports
+from tests.bench.slowloris import under_attack
 from tests.bench.subjects import BALANCERS, MORE_BALANCERS, Setup, start_subject
 from tests.support import procfs
 from tests.support.http import get
@@ -251,6 +252,32 @@ def scrape(bench: Bench) -> list[Figure]:
     return [Figure("scrape of 4 workers x 1,000 endpoints", "ms", found, 100.0), Figure("size of that scrape", "KiB", size)]
 
 
+def slowloris(bench: Bench) -> list[Figure]:
+    """10,000 connections whose heads never end, opened anew as soon as they are cut off: what others notice, and what each takes."""
+    quiet: dict[str, list[float]] = {}
+    attacked: dict[str, list[float]] = {}
+    each: dict[str, float] = {}
+    count = 10_000
+    for name in bench.wanted("lbd", "lbd pure", "nginx"):
+        subject = start_subject(name, bench.directory / "slowloris", bench.origin.ports[:1])
+        try:
+            run_loader("paced", subject.port, rate=500, seconds=bench.seconds, connections=64)
+            before = resident(subject)
+            for _ in range(bench.rounds):
+                quiet.setdefault(name, []).append(run_loader("paced", subject.port, rate=500, seconds=bench.seconds)["p99"])
+                with under_attack(subject.port, count):
+                    attacked.setdefault(name, []).append(run_loader("paced", subject.port, rate=500, seconds=bench.seconds)["p99"])
+                    each[name] = (resident(subject) - before) / count / 1024
+        finally:
+            subject.daemon.stop()
+    share = {name: statistics.median(values) / statistics.median(quiet[name]) for name, values in attacked.items()}
+    return [
+        Figure("latency at 500 req/s, p99", "us", {name: statistics.median(values) for name, values in quiet.items()}),
+        Figure("the same beside 10,000 slowloris connections, p99 / p99", "", share, 2.0),
+        Figure("10,000 slowloris connections, each", "KiB", each, 10.0),
+    ]
+
+
 SINGLES: dict[str, Callable[[Bench], list[Figure]]] = {
     "memory": memory,
     "latency": latency,
@@ -259,4 +286,5 @@ SINGLES: dict[str, Callable[[Bench], list[Figure]]] = {
     "spread": spread,
     "pauses": pauses,
     "scrape": scrape,
+    "slowloris": slowloris,
 }
