@@ -8,11 +8,15 @@ and again, and get their own.
 from __future__ import annotations
 
 import contextlib
+import random
 import socket
 import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import h11
 import pytest
 
 from tests.support.http import Downstream, Ended
@@ -61,9 +65,10 @@ class Lab:
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    one_port, two_port, greeter_port, admin = free_ports(4)
+    one_port, two_port, greeter_port, hasty_one, hasty_two, admin = free_ports(6)
     with Http1Recorder() as one, Http2Recorder() as two, Http1Recorder() as greeter:
         limits = f"limits = {{ head = {LIMITS.head}, target = {LIMITS.target}, fields = {LIMITS.fields} }}"
+        hasty = 'timeouts = { head = "300ms", body = "300ms", keepalive = "300ms", linger = "100ms" }'
         text = f"""
 [lbd]
 workers = 1
@@ -79,6 +84,14 @@ cluster = "one"
 bind = "127.0.0.1:{two_port}"
 cluster = "two"
 {limits}
+[listener.hasty-one]
+bind = "127.0.0.1:{hasty_one}"
+cluster = "one"
+{hasty}
+[listener.hasty-two]
+bind = "127.0.0.1:{hasty_two}"
+cluster = "two"
+{hasty}
 [listener.greeter]
 bind = "127.0.0.1:{greeter_port}"
 cluster = "greeter"
@@ -93,7 +106,8 @@ protocol = "h2"
 retry = {{ attempts = 0 }}
 """
         with start_lbd(text, tmp_path_factory.mktemp("lbd")) as lbd:
-            yield Lab(lbd, one, two, greeter, {"h1": one_port, "h2": two_port, "greeter": greeter_port})
+            ports = {"h1": one_port, "h2": two_port, "hasty h1": hasty_one, "hasty h2": hasty_two, "greeter": greeter_port}
+            yield Lab(lbd, one, two, greeter, ports)
             assert lbd.metric("lbd_faults_total") == 0
 
 
@@ -197,6 +211,73 @@ def test_a_body_that_breaks_off_is_no_request(lab: Lab, back: str, framing: byte
         downstream.end()
         assert downstream.is_closed_by_peer()
     assert said(lab, back, NEXT) == ([200], [ENDS])
+
+
+# Mutants
+
+HARMFUL = [
+    b"\r", b"\n", b"\r\n", b" ", b"\t", b"\0", b"\x0b", b"\xff", b":", b",", b";", b"0", b"1", b"a", b"+", b"-", b"_", b"\r\n\r\n",
+    b"Content-Length: 5\r\n", b"Transfer-Encoding: chunked\r\n", b"Transfer-Encoding: identity\r\n", b"Host: b\r\n",
+    b"Connection: close\r\n", b" HTTP/1.1", b"0\r\n\r\n", b"Expect: 100-continue\r\n", b"\r\n ",
+]  # fmt: skip
+MUTANTS = 400
+
+
+def mutant(number: int) -> bytes:
+    """One of TAKEN with one to three slips, and another request behind it; the same in every run."""
+    chance = random.Random(number)
+    data = bytearray(chance.choice(list(TAKEN.values()))[0].replace(b"/first", b"/mutant-%d" % number))
+    for _ in range(chance.randint(1, 3)):
+        at = chance.choice([chance.randrange(len(data)), data.find(b"\r\n", chance.randrange(len(data)))]) % len(data)
+        match chance.randrange(4):
+            case 0:
+                del data[at : at + chance.randint(1, 3)]
+            case 1:
+                data[at:at] = data[at : at + chance.randint(1, 40)]
+            case _:
+                data[at:at] = chance.choice(HARMFUL)
+    return bytes(data) + NEXT.replace(b"/next", b"/next-%d" % number)
+
+
+def readings(data: bytes) -> list[Meaning]:
+    """What h11 takes it for, up to the first fault or the end."""
+    found: list[Meaning] = []
+    reader = h11.Connection(h11.SERVER)
+    reader.receive_data(data)
+    method = target = body = b""
+    try:
+        while (event := reader.next_event()) is not h11.NEED_DATA:
+            if isinstance(event, h11.Request):
+                method, target, body = event.method, event.target.removeprefix(b"http://a"), b""
+            elif isinstance(event, h11.Data):
+                body += bytes(event.data)
+            elif isinstance(event, h11.EndOfMessage):
+                found.append((method, target, body))
+                rest = reader.trailing_data[0]
+                reader = h11.Connection(h11.SERVER)
+                reader.receive_data(rest)
+            else:
+                break
+    except h11.RemoteProtocolError:
+        pass
+    return found
+
+
+def test_mutants(lab: Lab, back: str) -> None:
+    """Whatever reaches the origin was sent by somebody, by h11's reading, and once. Fixed seeds."""
+    mutants = [mutant(number) for number in range(MUTANTS)]
+
+    def send(data: bytes) -> None:
+        with Downstream(lab.ports[f"hasty {back}"]) as downstream, contextlib.suppress(OSError):
+            downstream.send(data)
+            while downstream.sock.recv(1 << 16):
+                pass
+
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(send, mutants))
+    seen = Counter(lab.origin(back).meanings())
+    assert seen.total() > MUTANTS // 4  # some are taken
+    assert seen - Counter(meaning for data in mutants for meaning in readings(data)) == Counter()
 
 
 # Requests of HTTP/2
