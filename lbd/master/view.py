@@ -9,6 +9,7 @@ import trio
 
 from lbd import __version__, core, metrics
 from lbd.admin.command import Fault
+from lbd.cluster.breaker import BreakerState
 from lbd.cluster.tiers import BACKUP, is_panic, spread
 from lbd.config.dump import dump_json, dump_toml, grouped
 from lbd.master.commands import Member
@@ -82,6 +83,7 @@ class MasterView:
             "panic": is_panic(states, cluster.spread()),
             "levels": levels_of(cluster, states),
             "sticky": cluster.sticky is not None,
+            "breaker": breaker_of(master.board, cluster),
             **(admission_of(master.board, master.book.places()[cluster.name], cluster, states) if master.supervisor else {}),
             "endpoints": [
                 {
@@ -189,6 +191,15 @@ def admission_of(board: Board, place: int, cluster: ClusterPolicy, states: Seque
         "connections": sum(board.connections(state.index) for state in states),
         "queued": board.waiting(place),
     }
+
+
+def breaker_of(board: Board, cluster: ClusterPolicy) -> dict[str, int] | None:
+    """How many workers have it in which state; None where there is none."""
+    if cluster.breaker is None:
+        return None
+    totals = board.totals()
+    series = {state.value: totals.get((metrics.BREAKER_STATE.number, (cluster.name, state.value)), [0]) for state in BreakerState}
+    return {state: cells[0] for state, cells in series.items()}
 
 
 def levels_of(cluster: ClusterPolicy, states: Sequence[EndpointState]) -> list[dict[str, Any]]:

@@ -144,6 +144,7 @@ class Playbook:
         self.silent: set[str] = set()  # addresses where connecting never ends
         self.greetings: dict[str, bytes] = {}
         self.dialled: list[str] = []
+        self.noticed: list[tuple[str, str]] = []  # what the master would be told: of whom, and what kind of thing
         self._waiting: deque[End] = deque()
         self._latest: End | None = None
         self._ends: list[tuple[str, End]] = []
@@ -152,7 +153,9 @@ class Playbook:
         self.board = Board.create(1)
         segment = self.board.segment(0)
         self.reactor = Reactor(on_fault=self._fault, has_sockets=False)
-        self.clusters = {p.name: Cluster(p, segment, self.board, random.Random(1)) for p in self.cluster_policies}
+        self.clusters = {
+            p.name: Cluster(p, segment, self.board, random.Random(1), self._noticed, self.reactor.clock) for p in self.cluster_policies
+        }
         index = 0
         for policy in self.cluster_policies:
             states = []
@@ -194,6 +197,9 @@ class Playbook:
 
     def write(self, exchange: object) -> None:
         self.lines.append(exchange)
+
+    def _noticed(self, address: str, kind: str, _sentence: str) -> None:
+        self.noticed.append((address, kind))
 
     def _fault(self, fiber: Fiber, error: BaseException) -> None:
         self.faults.append(error)
