@@ -47,6 +47,8 @@ class SlowStart:
     def settle(self, endpoints: Sequence[Endpoint], *, is_hash: bool) -> None:
         """Something has changed about these, or time has passed."""
         self._note(endpoints)
+        if is_hash:
+            self._began.clear()
         shares = {} if is_hash else {endpoint: share for endpoint in endpoints if (share := self._share(endpoint)) < 1.0}
         for endpoint in endpoints:
             if shares:

@@ -8,8 +8,8 @@ from random import Random
 import pytest
 
 from lbd.cluster.cluster import Cluster, ClusterPolicy
-from lbd.cluster.slow_start import GRAIN
-from tests.cluster.fakes import Facts
+from lbd.cluster.slow_start import GRAIN, SlowStart
+from tests.cluster.fakes import Facts, endpoints
 
 
 class Clocked:
@@ -130,6 +130,16 @@ def test_a_trial_limits_nothing_where_nobody_else_is_left() -> None:
         endpoint.begin()
     clocked.cluster.set_health("b:1", True)
     assert clocked.shares(20) == [0.0, 1.0]
+
+
+@pytest.mark.parametrize(("is_hash", "is_at_work"), [(False, True), (True, False)])
+def test_there_is_nothing_to_look_at_for_hashes(is_hash: bool, is_at_work: bool) -> None:
+    slow_start, members = SlowStart(10.0, lambda: 5.0), endpoints(1, 1)
+    slow_start.settle(members, is_hash=is_hash)
+    for up in (False, True):
+        members[0].up = up
+        slow_start.settle(members, is_hash=is_hash)
+    assert slow_start.is_at_work is is_at_work
 
 
 def test_without_it() -> None:
