@@ -103,7 +103,7 @@ def spread(endpoints: Iterable[T], policy: SpreadPolicy) -> tuple[Level[T], ...]
     if BACKUP in groups and not any(level.open for level in levels[:-1]):  # backups alone are used as if they were none
         levels = [*levels[:-1], *weighed(levels[-1:], policy)]
     elif BACKUP in groups:
-        levels = [*weighed(levels[:-1], replace_panic(policy, levels[-1])), levels[-1]]
+        levels = [*weighed(levels[:-1], rules_beside(policy, levels[-1])), levels[-1]]
         levels[-1] = with_backups(levels)
     else:
         levels = weighed(levels, policy)
@@ -120,8 +120,8 @@ def count_up(endpoints: Iterable[Standing]) -> int:
     return sum(endpoint.up and not endpoint.drained for endpoint in endpoints)
 
 
-def replace_panic(policy: SpreadPolicy, backups: Level[T]) -> SpreadPolicy:
-    """There is none while a backup is up: that is what they are for."""
+def rules_beside(policy: SpreadPolicy, backups: Level[T]) -> SpreadPolicy:
+    """No panic while a backup is up: that is what they are for."""
     return policy._replace(panic=0.0) if backups.up else policy
 
 
@@ -133,7 +133,7 @@ def with_backups(levels: Sequence[Level[T]]) -> Level[T]:
 
 
 def weighed(levels: Sequence[Level[T]], policy: SpreadPolicy) -> list[Level[T]]:
-    """With their shares."""
+    """With their shares. Level 0 is given what it has room for, then the next one of what is left."""
     if len(levels) == 1:  # nothing to spill to
         level = levels[0]
         is_short = level.is_short(policy.panic)
@@ -141,12 +141,12 @@ def weighed(levels: Sequence[Level[T]], policy: SpreadPolicy) -> list[Level[T]]:
     rooms = [level.room(policy.overprovision) for level in levels]
     total = sum(rooms)
     if total >= ENOUGH:
-        left, weighed = 1.0, []
+        left, found = 1.0, []
         for level, room in zip(levels, rooms, strict=True):
             share = min(room, left)
             left = max(0.0, left - share)
-            weighed.append(replace(level, share=share if share > 1.0 - ENOUGH else 0.0))
-        return weighed
+            found.append(replace(level, share=share if share > 1.0 - ENOUGH else 0.0))
+        return found
     short = [level.is_short(policy.panic) for level in levels]
     if any(short) and all(is_short or not level.open for is_short, level in zip(short, levels, strict=True)):
         rooms, total = [float(level.open) for level in levels], float(sum(level.open for level in levels))
