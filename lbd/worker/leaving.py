@@ -1,7 +1,9 @@
-"""How connections are seen off when their listener goes, or all of the worker."""
+"""How connections are seen off when their listener goes, or all of the worker; and what must not be left behind then."""
 
 from __future__ import annotations
 
+import logging
+import os
 from typing import TYPE_CHECKING
 
 import trio
@@ -10,14 +12,20 @@ from lbd.proxy.http1 import DRAIN_GRACE, KEEPALIVE
 from lbd.proxy.reasons import failure
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
+    from lbd.cluster.cluster import Cluster
+    from lbd.core.fiber import Fiber
     from lbd.core.reactor import Reactor
     from lbd.proxy.listening import Listener
 
-__all__ = ["cut_short", "hurry", "wait_empty"]
+__all__ = ["count_descriptors", "cut_short", "hurry", "leave_nothing", "wait_empty"]
+
+log = logging.getLogger("lbd.worker")
 
 POLL = 0.05  # seconds between two looks at what is left to drain
+SHORT_POLL = 0.005
+HOUSEKEEPING = ("drain", "lag", "pulse")  # fibers that belong to the worker, not to what it serves
 LAST_WORDS = 1.0  # for what is cut: a line in the access log, an end that says why
 
 
@@ -52,3 +60,44 @@ async def _end_connections(listeners: Sequence[Listener]) -> None:
                 fiber.cancel()
             else:
                 fiber.interrupt(failure("drain_timeout"))
+
+
+# What is left over
+
+
+def count_descriptors() -> int:
+    """-1 where /proc does not say."""
+    try:
+        return len(os.listdir("/proc/self/fd"))
+    except OSError:
+        return -1
+
+
+async def leave_nothing(reactor: Reactor, clusters: Iterable[Cluster], descriptors: int) -> None:
+    """When all exchanges are done: closes idle upstream connections too, and complains of every fiber, and of descriptors beyond those that
+    there were at the start. They would have stayed for as long as the worker lives: each is a bug."""
+    reactor.spawn(_close_pools(clusters), "drain")
+    with trio.move_on_after(LAST_WORDS):
+        while _left_fibers(reactor) or _left_descriptors(reactor, descriptors):  # noqa: ASYNC110 - for milliseconds, and once
+            await trio.sleep(SHORT_POLL)
+        return
+    if fibers := _left_fibers(reactor):
+        log.error("a bug: %d fibers are left over: %s", len(fibers), ", ".join(fiber.name for fiber in fibers[:20]))
+    if (count := _left_descriptors(reactor, descriptors)) > 0:
+        log.error("a bug: %d descriptors are left over", count)
+
+
+def _left_fibers(reactor: Reactor) -> list[Fiber]:
+    return [fiber for fiber in reactor.fibers if fiber.name not in HOUSEKEEPING]
+
+
+def _left_descriptors(reactor: Reactor, before: int) -> int:
+    """Pipes are kept for the next body, two descriptors each."""
+    return max(0, count_descriptors() - before - 2 * len(reactor.pipes)) if before >= 0 else 0
+
+
+async def _close_pools(clusters: Iterable[Cluster]) -> None:
+    """A fiber, so that the reactor sees it."""
+    for cluster in clusters:
+        for endpoint in cluster.endpoints:
+            endpoint.pool.close_all()

@@ -31,7 +31,7 @@ from lbd.proxy.target import Histogram
 from lbd.proxy.tls import Termination
 from lbd.routing.route import RedirectPolicy, RoutePolicy
 from lbd.routing.table import RoutingTable
-from lbd.worker.leaving import cut_short, hurry, wait_empty
+from lbd.worker.leaving import count_descriptors, cut_short, hurry, leave_nothing, wait_empty
 from lbd.worker.load import LoadWatch
 from lbd.worker.log import LineBuffer, LogPolicy, flush_lines, setup_logging
 from lbd.worker.log_file import LogFile
@@ -86,6 +86,7 @@ class Worker:
         self._drain: Drain | None = None
         self._draining = trio.Event()
         self._nursery: trio.Nursery | None = None
+        self._descriptors = -1  # open at the start
         setup_logging(self._log_policy, self._log_lines.append, process=f"worker-{hello.slot}")
 
     def fibers(self) -> list[Fiber]:
@@ -100,6 +101,7 @@ class Worker:
             nursery.start_soon(flush_lines, self._log_lines, self._log_file)
             nursery.start_soon(flush_lines, self._access_lines, self._access_file, log.error)
             await nursery.start(self._reactor.run)
+            self._descriptors = count_descriptors()
             nursery.start_soon(self._sweep)
             nursery.start_soon(self._relieve)
             task_status.started()
@@ -379,7 +381,10 @@ class Worker:
         assert self._drain is not None
         listeners = [*self._listeners.values(), *self._leaving]
         await wait_empty(listeners, self._drain.timeout)
-        self._report(Drained(await cut_short(listeners, self._reactor)))
+        cut = await cut_short(listeners, self._reactor)
+        if cut == 0:
+            await leave_nothing(self._reactor, self._clusters.values(), self._descriptors)
+        self._report(Drained(cut))
 
 
 def routing_of(policy: ListenerPolicy) -> tuple[object, ...]:

@@ -36,6 +36,10 @@ __all__ = ["Daemon", "HaproxyDaemon", "LbdDaemon", "NginxDaemon", "find_program"
 ROOT = Path(__file__).resolve().parent.parent.parent
 # As many descriptors as the machine allows: 10,000 connections need 20,000 in a balancer.
 NO_FILE_LIMIT = "ulimit -n $(ulimit -Hn); "
+UNDER_WAY = ("lbd_downstream_connections{", "lbd_endpoint_inflight{", "lbd_tunnels{", "lbd_http2_streams{")
+QUIET = 10.0  # seconds until all of these are 0, once the last client is gone
+MOST_MEMORY = 400 << 20  # bytes of a worker after any test; none needs half of it
+MOST_THREADS = 16  # of a worker: two write logs, and trio keeps those of its errands for a while
 
 
 def find_program(name: str) -> str | None:
@@ -162,7 +166,13 @@ class Daemon:
 
 
 class LbdDaemon(Daemon):
-    """An lbd with its configuration in directory/lb.toml, and the admin listener's answers."""
+    """An lbd with its configuration in directory/lb.toml, and the admin listener's answers.
+
+    Each one that is stopped is looked at for what it has left behind, before and after (`check_leaks`). A test that stops it while
+    something is under way, or does worse to it, says so: `lbd.leaks = "why it may"`.
+    """
+
+    leaks = ""
 
     def __init__(
         self,
@@ -188,6 +198,33 @@ class LbdDaemon(Daemon):
             environment={"PYTHONPATH": paths, "PYTHONUNBUFFERED": "1", **mode, **(environment or {})},
             pass_fds=pass_fds,
         )
+
+    def stop(self, timeout: float = PATIENCE) -> int:
+        is_to_be_checked = self.is_running() and not self.leaks and sys.exc_info()[0] is None
+        start = self.log_path.stat().st_size
+        try:
+            if is_to_be_checked:
+                self.check_leaks()
+        finally:
+            status = super().stop(timeout)
+        if is_to_be_checked and (found := re.search("a bug: .* left over.*", self.log()[start:])):
+            raise AssertionError(f"{self.name}: {found[0]}")
+        return status
+
+    def check_leaks(self) -> None:
+        """Waits until nothing is under way any more; fails with what is. Without an admin listener that answers there is nothing to ask."""
+        try:
+            wait_until(lambda: not self._under_way(), "nothing to be under way", QUIET)
+        except TimeoutError:
+            raise AssertionError(f"{self.name}: nobody is connected, but: {self._under_way()}") from None
+        except OSError:
+            return
+        for pid in procfs.children(self.pid):
+            assert procfs.rss_of(pid) < MOST_MEMORY, f"worker {pid} has {procfs.rss_of(pid) >> 20} MiB"
+            assert len(os.listdir(f"/proc/{pid}/task")) < MOST_THREADS, f"worker {pid} has many threads"
+
+    def _under_way(self) -> dict[str, float]:
+        return {name: value for name, value in self.metrics().items() if name.startswith(UNDER_WAY) and value}
 
     @property
     def admin(self) -> str:
