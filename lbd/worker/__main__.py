@@ -48,6 +48,7 @@ __all__ = ["main"]
 
 # What lbd or a library imports only when it is first needed: h11 is asked why a message is refused (wire/refusal.py).
 LATE = ("h11",)
+LAST_RESORT = 10  # seconds beyond the drain timeout, for a worker without a master
 IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 log = logging.getLogger("lbd.worker")
@@ -59,13 +60,13 @@ class _Session:
     def __init__(self, worker: Worker, answer: Callable[[object], None]) -> None:
         self._worker = worker
         self._answer = answer
-        self._drain_timeout = 30.0
+        self.drain_timeout = 30.0
 
     async def listen(self, channel: ControlChannel) -> None:
         while (received := await channel.receive()) is not None:
             self._obey(*received)
         log.warning("the master is gone; finishing what runs")
-        self._worker.drain(Drain(self._drain_timeout))
+        self._worker.drain(Drain(self.drain_timeout))
 
     def _obey(self, message: object, fds: list[int]) -> None:
         match message:
@@ -96,7 +97,7 @@ class _Session:
             for fd in fds:
                 os.close(fd)
             return Applied(message.generation, f"{type(error).__name__}: {error}")
-        self._drain_timeout = message.drain_timeout
+        self.drain_timeout = message.drain_timeout
         return Applied(message.generation)
 
 
@@ -149,7 +150,10 @@ async def _converse(channel: ControlChannel, worker: Worker, answer: Callable[[o
             nursery.cancel_scope.cancel()
 
         await nursery.start(run)
-        await _Session(worker, answer).listen(channel)
+        session = _Session(worker, answer)
+        await session.listen(channel)
+        # Nobody is left to kill a worker that hangs while it drains; SIGALRM does, whatever it is stuck in.
+        signal.alarm(math.ceil(session.drain_timeout) + LAST_RESORT)
 
 
 async def _forward(channel: ControlChannel, reports: trio.MemoryReceiveChannel[object]) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support import procfs
-from tests.support.http import get
+from tests.support.http import Ended, get
 from tests.support.origins import ScriptedOrigin
 from tests.support.ports import free_ports
 from tests.support.processes import ROOT, LbdDaemon, start_lbd, wait_until
@@ -101,7 +101,7 @@ class Asking:
         while not self._stop.is_set():
             try:
                 self.statuses.append(get(port, target).status)
-            except OSError as error:
+            except (OSError, Ended) as error:
                 self.errors.append(error)
 
     def stop(self) -> None:
@@ -162,3 +162,39 @@ def test_a_daemon_that_was_suspended_goes_on(lab: Lab) -> None:
     assert lab.lbd.workers() == workers
     assert all(map(procfs.is_alive, workers))
     assert lab.lbd.metric("lbd_worker_hangs_total") == hangs
+
+
+def test_a_master_that_is_killed_costs_nobody_an_answer(origin: ScriptedOrigin, tmp_path: Path) -> None:
+    """Its workers finish what they have; the next one can be started at once. Only between the two nobody listens."""
+    port, first, second = free_ports(3)
+    text = f"""
+[lbd]
+workers = 1
+[log]
+access = "off"
+[admin]
+bind = "127.0.0.1:{first}"
+[listener.web]
+bind = "127.0.0.1:{port}"
+cluster = "web"
+[cluster.web]
+endpoints = ["{origin.address}"]
+"""
+    with start_lbd(text, tmp_path / "first") as lbd:
+        (worker,) = lbd.workers()
+        asking = [Asking(port) for _ in range(3)]
+        answers: list[int] = []
+        slow = threading.Thread(target=lambda: answers.append(get(port, "/slow/2").status))
+        slow.start()
+        wait_until(lambda: any("/slow/2" in str(request) for request in origin.received), "the slow request")
+        os.kill(lbd.pid, signal.SIGKILL)
+        with start_lbd(text.replace(str(first), str(second)), tmp_path / "second"):
+            slow.join()
+            assert answers == [200]
+            wait_until(lambda: not procfs.is_alive(worker), "the orphan's end")
+            before = sum(len(each.statuses) for each in asking)
+            wait_until(lambda: sum(len(each.statuses) for each in asking) > before + 10, "answers of the next one")
+            for each in asking:
+                each.stop()
+    assert {status for each in asking for status in each.statuses} == {200}
+    assert {type(error) for each in asking for error in each.errors} <= {ConnectionRefusedError}

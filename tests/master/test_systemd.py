@@ -55,7 +55,8 @@ def test_the_service_agrees_with_the_code() -> None:
     service = unit("lbd.service")["Service"]
     assert service["RestartPreventExitStatus"] == str(int(Exit.CONFIG))
     assert float(service["TimeoutStopSec"]) > DaemonPolicy().drain_timeout + DaemonPolicy().ready_delay
-    assert service["KillMode"] == "mixed"  # SIGTERM to the workers too would end them before the master has said that it leaves
+    # SIGTERM to the workers too would end them before the master has said that it leaves; "mixed" kills them when the master has died.
+    assert service["KillMode"] == "process"
     assert service["Type"] == "notify"
 
 
