@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from typing import TYPE_CHECKING
@@ -12,19 +13,20 @@ from lbd.proxy.http1 import DRAIN_GRACE, KEEPALIVE
 from lbd.proxy.reasons import failure
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from lbd.cluster.cluster import Cluster
     from lbd.core.fiber import Fiber
     from lbd.core.reactor import Reactor
     from lbd.proxy.listening import Listener
 
-__all__ = ["count_descriptors", "cut_short", "hurry", "leave_nothing", "wait_empty"]
+__all__ = ["cut_short", "descriptors", "hurry", "leave_nothing", "wait_empty"]
 
 log = logging.getLogger("lbd.worker")
 
 POLL = 0.05  # seconds between two looks at what is left to drain
 SHORT_POLL = 0.005
+LOGS = 2
 HOUSEKEEPING = ("drain", "lag", "pulse")  # fibers that belong to the worker, not to what it serves
 LAST_WORDS = 1.0  # for what is cut: a line in the access log, an end that says why
 
@@ -65,35 +67,43 @@ async def _end_connections(listeners: Sequence[Listener]) -> None:
 # What is left over
 
 
-def count_descriptors() -> int:
-    """-1 where /proc does not say."""
+def descriptors() -> dict[int, str]:
+    """Those of this process, and what they lead to; none where /proc does not say."""
+    found = {}
     try:
-        return len(os.listdir("/proc/self/fd"))
+        for name in os.listdir("/proc/self/fd"):
+            with contextlib.suppress(FileNotFoundError):  # the directory's own
+                found[int(name)] = os.readlink(f"/proc/self/fd/{name}")
     except OSError:
-        return -1
+        return {}
+    return found
 
 
-async def leave_nothing(reactor: Reactor, clusters: Iterable[Cluster], descriptors: int) -> None:
-    """When all exchanges are done: closes idle upstream connections too, and complains of every fiber, and of descriptors beyond those that
-    there were at the start. They would have stayed for as long as the worker lives: each is a bug."""
+async def leave_nothing(reactor: Reactor, clusters: Iterable[Cluster], before: Mapping[int, str]) -> None:
+    """When all exchanges are done: closes idle upstream connections too, and complains of every fiber, and of descriptors beyond those
+    `before`. They would have stayed for as long as the worker lives: each is a bug."""
     reactor.spawn(_close_pools(clusters), "drain")
     with trio.move_on_after(LAST_WORDS):
-        while _left_fibers(reactor) or _left_descriptors(reactor, descriptors):  # noqa: ASYNC110 - for milliseconds, and once
+        while _left_fibers(reactor) or _left_descriptors(reactor, before):  # noqa: ASYNC110 - for milliseconds, and once
             await trio.sleep(SHORT_POLL)
         return
     if fibers := _left_fibers(reactor):
         log.error("a bug: %d fibers are left over: %s", len(fibers), ", ".join(fiber.name for fiber in fibers[:20]))
-    if (count := _left_descriptors(reactor, descriptors)) > 0:
-        log.error("a bug: %d descriptors are left over", count)
+    if left := _left_descriptors(reactor, before):
+        log.error("a bug: %d descriptors are left over: %s", len(left), ", ".join(left[:20]))
 
 
 def _left_fibers(reactor: Reactor) -> list[Fiber]:
     return [fiber for fiber in reactor.fibers if fiber.name not in HOUSEKEEPING]
 
 
-def _left_descriptors(reactor: Reactor, before: int) -> int:
-    """Pipes are kept for the next body, two descriptors each."""
-    return max(0, count_descriptors() - before - 2 * len(reactor.pipes)) if before >= 0 else 0
+def _left_descriptors(reactor: Reactor, before: Mapping[int, str]) -> list[str]:
+    """What they lead to. Pipes are kept for the next body; logs may have been opened anew."""
+    if not before:
+        return []
+    new = [target for fd, target in descriptors().items() if before.get(fd) != target]
+    sockets = [target for target in new if target.startswith("socket:")]
+    return sockets if sockets or len(new) <= len(reactor.pipes) * 2 + LOGS else new
 
 
 async def _close_pools(clusters: Iterable[Cluster]) -> None:

@@ -31,7 +31,7 @@ from lbd.proxy.target import Histogram
 from lbd.proxy.tls import Termination
 from lbd.routing.route import RedirectPolicy, RoutePolicy
 from lbd.routing.table import RoutingTable
-from lbd.worker.leaving import count_descriptors, cut_short, hurry, leave_nothing, wait_empty
+from lbd.worker.leaving import cut_short, descriptors, hurry, leave_nothing, wait_empty
 from lbd.worker.load import LoadWatch
 from lbd.worker.log import LineBuffer, LogPolicy, flush_lines, setup_logging
 from lbd.worker.log_file import LogFile
@@ -86,7 +86,7 @@ class Worker:
         self._drain: Drain | None = None
         self._draining = trio.Event()
         self._nursery: trio.Nursery | None = None
-        self._descriptors = -1  # open at the start
+        self._descriptors: dict[int, str] = {}  # open at the start
         setup_logging(self._log_policy, self._log_lines.append, process=f"worker-{hello.slot}")
 
     def fibers(self) -> list[Fiber]:
@@ -101,7 +101,7 @@ class Worker:
             nursery.start_soon(flush_lines, self._log_lines, self._log_file)
             nursery.start_soon(flush_lines, self._access_lines, self._access_file, log.error)
             await nursery.start(self._reactor.run)
-            self._descriptors = count_descriptors()
+            self._descriptors = descriptors()
             nursery.start_soon(self._sweep)
             nursery.start_soon(self._relieve)
             task_status.started()
