@@ -8,11 +8,14 @@ from lbd.cluster.retry_policy import RetryPolicy, parse_hedge
 from lbd.config.units import duration_text
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from lbd.cluster.cluster import ClusterPolicy
     from lbd.config.positions import KeyPath
     from lbd.config.report import Report
+    from lbd.routing.route import RoutePolicy
 
-__all__ = ["check_retry"]
+__all__ = ["check_retry", "check_route_retry"]
 
 
 def check_retry(cluster: ClusterPolicy, path: KeyPath, report: Report) -> None:
@@ -58,6 +61,19 @@ def check_hedge(retry: RetryPolicy, own: KeyPath, report: Report) -> None:
     after, _ = parse_hedge(retry.hedge_after)
     if retry.per_try and after >= retry.per_try and sound(own, report, "per_try"):
         report.error((*own, "hedge_after"), f"is never reached: per_try is {duration_text(retry.per_try)}; make it shorter than that")
+
+
+def check_route_retry(route: RoutePolicy, clusters: Mapping[str, ClusterPolicy], path: KeyPath, report: Report) -> None:
+    """A route's own deadline and the time that its cluster gives to a try."""
+    total = route.timeouts.total
+    if total <= 0 or not report.is_sound((*path, "timeouts", "total")):
+        return
+    for name in (route.cluster, *(name for name, _ in route.clusters)):
+        cluster = clusters.get(name)
+        if cluster is None or not cluster.retry.attempts or not 0 < total <= cluster.retry.per_try:
+            continue
+        sentence = f"cluster.{name}.retry.per_try is {duration_text(cluster.retry.per_try)}, which leaves no time for another attempt"
+        report.error((*path, "timeouts", "total"), f"{sentence}; make it longer than that")
 
 
 def sound(own: KeyPath, report: Report, *keys: str) -> bool:

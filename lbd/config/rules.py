@@ -16,7 +16,7 @@ from lbd.config.health_rules import check_health
 from lbd.config.limit_rules import check_limits
 from lbd.config.outlier_rules import check_outlier
 from lbd.config.queue_rules import check_queue
-from lbd.config.retry_rules import check_retry
+from lbd.config.retry_rules import check_retry, check_route_retry
 from lbd.config.selection_rules import check_draws, check_spread, check_sticky, check_subset
 from lbd.config.shadows import check_reach
 from lbd.config.suggest import unknown_name
@@ -77,6 +77,7 @@ def check_listener(listener: ListenerPolicy, clusters: Mapping[str, ClusterPolic
         report.error(path, f'the listener leads nowhere; write cluster = "NAME", or a [[{path[0]}.{path[1]}.route]]')
     for index, route in enumerate(listener.routes):
         check_route(route, clusters, (*path, "route", index), report)
+        check_route_retry(route, clusters, (*path, "route", index), report)
     check_tls(listener, path, report)
     check_route_names(listener, path, report)
     check_proxy_protocol(listener, path, report)

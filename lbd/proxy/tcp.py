@@ -207,6 +207,7 @@ class Session:
                 endpoint = await self._wait_for_room(cluster, key)
             if last is not None:
                 self._listener.retried(last.reason)
+                self.tried.append(f"{self.endpoint.address} {last.reason}")
             self.endpoint = endpoint
             self.attempts += 1
             try:
@@ -223,7 +224,6 @@ class Session:
             if last.side is Side.UPSTREAM:
                 endpoint.attempted(last.reason)
             self._tried.append(endpoint)
-            self.tried.append(f"{endpoint.address} {last.reason}")
 
     def _may_retry(self) -> bool:
         rules = self._target.rules

@@ -171,6 +171,19 @@ async def test_when_all_refuse_it_is_over(attempts: int, dialled: int) -> None:
         assert (line(play).reason, line(play).attempts, len(play.dialled)) == ("connect_refused", dialled, dialled)
 
 
+async def test_the_retry_budget_holds_for_sessions_too() -> None:
+    policy = cluster("one:1", "two:2", retry=RetryPolicy(budget=0.2, budget_min=0))
+    async with Playbook(listener=TCP, clusters=[policy]) as play:
+        play.refuse = {"one:1", "two:2"}
+        await play.downstream.expect_end()
+        for _ in range(49):
+            await play.connect().expect_end()
+        await settle()
+        assert 55 <= len(play.dialled) <= 60
+        assert {each.reason for each in play.lines} == {"connect_refused"}  # type: ignore[attr-defined]
+        assert {(each.attempts, len(each.tried)) for each in play.lines} == {(1, 0), (2, 1)}  # type: ignore[attr-defined]
+
+
 async def test_no_healthy_endpoint() -> None:
     async with Playbook(listener=TCP, clusters=[cluster("one:1", panic=0.0)]) as play:
         play.clusters["web"].set_health("one:1", False)
