@@ -83,8 +83,9 @@ def _drain(command: Command, members: Sequence[Member], chosen: Sequence[Member]
 
     others = [member for member in members if member not in chosen and not is_drained(member)]
     remaining = sum(member.up for member in others)
-    is_needed = any(member.up and not is_drained(member) for member in chosen)
-    if not command.force and (not others or (is_needed and not remaining)):
+    leaving = [member for member in chosen if not is_drained(member)]
+    is_last = not others or (any(member.up for member in leaving) and not remaining)
+    if leaving and is_last and not command.force:
         raise Fault(409, _last(command, members, chosen, others))
     put = _overlay(command, DRAIN, overlays)
     inflight = sum(member.inflight for member in chosen)

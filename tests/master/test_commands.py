@@ -81,6 +81,9 @@ STORIES: list[tuple[Command, list[Member], list[Overlay], str]] = [
         drain("10.0.0.1:80", force=True), [A, DOWN], [],
         "+10.0.0.1:80 web/10.0.0.1:80 is drained; nothing is in flight there; 0 of 2 endpoints remain, and those left are down",
     ),
+    # Whoever is out already may stay out for longer
+    (drain("10.0.0.1:80", seconds=60.0), [A], [drained("10.0.0.1:80")],
+     "+10.0.0.1:80 web/10.0.0.1:80 is drained until 2026-11-28 18:01:00 UTC; nothing is in flight there; 0 of 1 endpoints remain: "),
     # One that is down takes nothing from anybody, not even when all are
     (drain("10.0.0.2:80"), [A, DOWN], [], "+10.0.0.2:80 web/10.0.0.2:80 is drained; nothing is in flight there; 1 of 2 endpoints remain"),
     (drain("10.0.0.1:80"), [A._replace(up=False), DOWN], [], "+10.0.0.1:80 web/10.0.0.1:80 is drained; nothing"),
