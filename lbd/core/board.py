@@ -224,6 +224,10 @@ class Board:
     def segment(self, slot: int) -> Segment:
         return self._segments[slot]
 
+    def forget(self, slot: int) -> None:
+        """Its worker is dead: what it had at work is over, and must not count against limits until there is a successor."""
+        self._segments[slot].clear_tables()
+
     def inflight(self, endpoint: int) -> int:
         """What all workers have in flight at an endpoint, or a cluster."""
         return self._sum(0, endpoint)

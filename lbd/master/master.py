@@ -132,7 +132,7 @@ class Master:
                 self.sockets.discard(plan.change)
         self._faults.raise_all()
         launch = partial(launch_worker, worker_environment(self._environ))
-        self.supervisor = Supervisor(self.slots, launch, self._hello, plan, self.ejections.hear)
+        self.supervisor = Supervisor(self.slots, launch, self._hello, plan, self.ejections.hear, self.board.forget)
         self._settle(plan)
         return self.supervisor
 

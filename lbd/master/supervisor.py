@@ -34,7 +34,8 @@ log = logging.getLogger("lbd.master")
 
 
 class Supervisor:
-    """`launch` starts a process; `hello(slot)` is what each must hear first, with its descriptors; `on_suspect` hears what they notice."""
+    """`launch` starts a process; `hello(slot)` is what each must hear first, with its descriptors; `on_suspect` hears what they notice,
+    `on_death` of the slot whose process has come to its end, before there is another one."""
 
     def __init__(
         self,
@@ -43,11 +44,13 @@ class Supervisor:
         hello: Callable[[int], tuple[Hello, list[int]]],
         plan: Plan,
         on_suspect: Callable[[Suspect], None] = lambda _finding: None,
+        on_death: Callable[[int], None] = lambda _slot: None,
     ) -> None:
         self.slots = [Slot(number, launch, self._greet, self._announce, on_suspect) for number in range(count)]
         self.plan = plan  # in force
         self.restarts = 0
         self._hello = hello
+        self._on_death = on_death
         self._is_booting = True
         self._is_draining = False
         self._scopes = [trio.CancelScope() for _ in self.slots]
@@ -68,6 +71,7 @@ class Supervisor:
         with self._scopes[slot.number]:
             while True:
                 lived = await slot.live()
+                self._on_death(slot.number)
                 if self._is_draining:
                     break
                 slot.rest()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -143,6 +145,20 @@ def test_who_finds_no_room_is_told_when_to_come_again(two_workers: Lab) -> None:
     assert set(told) == {"queue_full", "queue_timeout"}
     assert told.count("queue_timeout") <= 12 - told.count("queue_full")
     assert get(lab.port, "/short/normal/x").status == 200
+
+
+def test_what_a_dead_worker_had_does_not_count(two_workers: Lab) -> None:
+    lab = two_workers
+    with Downstream(lab.port) as first:
+        first.send(request_bytes("GET", "/one/normal/held"))
+        lab.wait_for_requests(1)
+        assert lab.cluster("one")["inflight"] == 1
+        for pid in lab.lbd.workers():
+            os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: lab.cluster("one")["inflight"] == 0, "nothing at work")
+    lab.origin.release()
+    wait_until(lab.lbd.is_ready, "successors")
+    assert get(lab.port, "/one/normal/x").status == 200
 
 
 # In a queue

@@ -134,7 +134,8 @@ class Crew:
         self.workers: list[FakeWorker] = []
         self.behaviour = behaviour
         self.next: dict[int, Callable[[FakeWorker, object], None]] = {}
-        self.supervisor = Supervisor(slots, self._launch, lambda slot: (Hello(slot, slots), []), plan(1))
+        self.deaths: list[int] = []  # slots whose process has ended
+        self.supervisor = Supervisor(slots, self._launch, lambda slot: (Hello(slot, slots), []), plan(1), on_death=self.deaths.append)
 
     @property
     def living(self) -> list[FakeWorker]:

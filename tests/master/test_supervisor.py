@@ -127,6 +127,16 @@ async def test_crashes_in_a_row_wait_longer_and_longer() -> None:
         assert births == pytest.approx([0, 0.25, 0.75, 1.75, 3.75, 7.75, 15.75, 25.75], abs=0.05)
 
 
+async def test_of_a_death_is_heard_before_there_is_a_successor() -> None:
+    crew = Crew(2)
+    async with running(crew):
+        crew.behaviour = die
+        crew.at(1).exit(1)
+        await trio.sleep(0.1)  # the second one has died, and the third is waited for
+        assert crew.deaths == [1, 1]
+        assert [worker.is_alive for worker in crew.workers].count(True) == 1
+
+
 async def test_after_a_good_life_a_crash_costs_nothing_again() -> None:
     crew = Crew(1)
     async with running(crew):
