@@ -95,6 +95,29 @@ async def test_a_slow_reader_makes_the_sender_wait(kind: str, how: str) -> None:
         right.close()
 
 
+async def test_what_the_other_side_has_not_taken_is_known(kind: str) -> None:
+    """For a slow reader: its socket becomes writable again long after it has begun to read."""
+    async with running() as reactor:
+        left, right = pair_of(kind, reactor)
+
+        async def body() -> None:
+            assert left.untaken() == 0
+            while left.send(b"x" * 100_000):
+                pass
+            full = left.untaken()
+            assert full > 0
+            taken = b"x"
+            while left.untaken() == full:
+                taken = await recv_some(right, 1000)
+                await reactor.yield_turn()
+            assert taken
+            assert left.untaken() < full
+
+        await result_of(reactor, body())
+        left.close()
+        right.close()
+
+
 @pytest.mark.parametrize("count", [1, 2, MOST_PARTS, MOST_PARTS + 1, 100])
 async def test_gathered_pieces_arrive_as_one(kind: str, count: int) -> None:
     """More pieces than one call takes are not sent, which the result tells."""
