@@ -57,7 +57,11 @@ UPSTREAM_CONNECTIONS = Metric(7, "lbd_upstream_connections", "gauge", ("cluster"
 DOWNSTREAM_CONNECTIONS = Metric(8, "lbd_downstream_connections", "gauge", ("listener",), "Client connections now.")
 DOWNSTREAM_TOTAL = Metric(9, "lbd_downstream_connections_total", "counter", ("listener",), "Client connections accepted.")
 EVICTIONS = Metric(
-    55, "lbd_downstream_evictions_total", "counter", ("listener",), "Idle client connections closed to make room for others."
+    55,
+    "lbd_downstream_evictions_total",
+    "counter",
+    ("listener",),
+    "Client connections, idle or with half a request head, closed to make room.",
 )
 ACCEPT_PAUSES = Metric(
     56,

@@ -63,6 +63,7 @@ class Http1Connection:
                     self.fiber.disarm()
                     await self.reactor.yield_turn()
         except ProxyError as error:
+            listener.heads.pop(self.fiber, None)
             first = downstream.buffer if downstream.requests == 0 else b""
             if first.startswith(PREFACE) and self.listener.policy.http2.enabled:
                 return True
@@ -80,10 +81,13 @@ class Http1Connection:
             if downstream.buffer:
                 request = downstream.maybe_request()
                 if request is not None:
+                    if is_timed:
+                        listener.heads.pop(fiber, None)
                     return request
                 is_waiting = False
                 if not is_timed:  # as a whole, not each read of it
                     is_timed = True
+                    listener.heads[fiber] = self.reactor.now
                     fiber.arm(listener.head_timeout, HEAD)
             elif not is_waiting:
                 is_waiting = True

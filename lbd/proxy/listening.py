@@ -69,15 +69,16 @@ class Listener:
     """A listener at work in one worker: the routes in force, who is connected, and its numbers.
 
     `fibers` has every connection's fiber; those in `idle` wait between requests and lose nothing when they are ended, the first of them has
-    waited for longest, and True means that its end is to be announced (HTTP/2). Those in `leaving` have been told to end.
+    waited for longest, and True means that its end is to be announced (HTTP/2). Those in `heads` owe the rest of a request's head, since
+    when they began it. Those in `leaving` have been told to end.
     """
 
     __slots__ = (
         "_cells", "_clusters", "_downstream_in", "_downstream_out", "_lines", "_numbers", "_segment", "_upstream_in", "_upstream_out",
         "acceptors", "access", "body_timeout", "complaints", "connect", "crowd", "fibers", "forwarding", "half_close", "handshake_timeout",
-        "head_limits", "head_timeout", "hellos", "idle", "is_draining", "keepalive_timeout", "leaving", "linger_timeout", "max_body",
-        "max_requests", "only", "opens", "policy", "proxied", "random", "room", "shedding", "shows_reason", "table", "termination",
-        "tunnel_idle", "tunnel_lifetime", "unrouted", "upgrades", "wall_clock", "window",
+        "head_limits", "head_timeout", "heads", "hellos", "idle", "is_draining", "keepalive_timeout", "leaving", "linger_timeout",
+        "max_body", "max_requests", "only", "opens", "policy", "proxied", "random", "room", "shedding", "shows_reason", "table",
+        "termination", "tunnel_idle", "tunnel_lifetime", "unrouted", "upgrades", "wall_clock", "window",
     )  # fmt: skip
 
     def __init__(self, policy: ListenerPolicy, segment: Segment, random: Callable[[], float], random_bytes: Callable[[int], bytes]) -> None:
@@ -93,6 +94,7 @@ class Listener:
         self.acceptors: dict[str, Acceptor] = {}
         self.fibers: set[Fiber] = set()
         self.idle: dict[Fiber, bool] = {}
+        self.heads: dict[Fiber, float] = {}
         self.leaving: set[Fiber] = set()
         self.crowd = Crowd()
         self.complaints = Complaints()
@@ -292,6 +294,7 @@ class Listener:
         self.fibers.discard(fiber)
         self.room.leave()
         self.idle.pop(fiber, None)
+        self.heads.pop(fiber, None)
         if fiber in self.leaving:
             self.leaving.discard(fiber)
             self.room.leaving -= 1

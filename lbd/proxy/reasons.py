@@ -26,6 +26,12 @@ class Reason:
 REASONS: dict[str, Reason] = {
     # The downstream's
     "header_timeout": Reason(Side.DOWNSTREAM, 408, "no whole request head came in time", "listener.NAME.timeouts.head"),
+    "head_displaced": Reason(
+        Side.DOWNSTREAM,
+        0,
+        "others needed the room before its request head was whole",
+        "a slowloris attack; listener.NAME.limits.connections, or the limit of open files, is reached",
+    ),
     "body_timeout": Reason(Side.DOWNSTREAM, 408, "the request body stopped moving", "listener.NAME.timeouts.body"),
     "upload_too_slow": Reason(
         Side.DOWNSTREAM, 408, "the request body came too slowly for too long", "listener.NAME.limits.min_upload_rate and rate_grace"

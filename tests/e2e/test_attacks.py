@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support import procfs
-from tests.support.http import Answer, Downstream, get, request_bytes
+from tests.support.http import Answer, Downstream, Ended, get, request_bytes
 from tests.support.origins import ScriptedOrigin
 from tests.support.patience import PATIENCE
 from tests.support.ports import free_ports
@@ -38,6 +38,7 @@ LISTENERS = {
     "rates": ('min_upload_rate = "64KiB", min_download_rate = "64KiB", rate_grace = "1s"', ""),
     "address": ("connections_per_address = 20", ""),
     "hoard": ("connections = 50", ""),
+    "crowded": ("connections = 30", 'head = "4s"'),
 }
 
 
@@ -117,6 +118,23 @@ def test_slowloris(lab: Lab) -> None:
         assert {refusal(downstream) for downstream in slow} == {(408, "header_timeout")}
         assert all(downstream.is_closed_by_peer() for downstream in slow)
         assert lab.rejected("header_timeout") == before + 1000
+
+
+def test_slow_heads_fill_a_listener(lab: Lab) -> None:
+    """For half of the time that a head may take; then those who come are served, however many slow ones come with them."""
+    port = lab.ports["crowded"]
+
+    def is_served() -> bool:
+        try:
+            return get(port).status == 200
+        except (ConnectionError, Ended):
+            return False
+
+    with ExitStack() as stack, lab.bounded(8 * 1024):
+        for _ in range(30):
+            stack.enter_context(Downstream(port)).send(b"GET / HTTP/1.1\r\nHo")
+        wait_until(is_served, "an answer")
+        assert lab.rejected("head_displaced") >= 1
 
 
 @pytest.mark.parametrize(

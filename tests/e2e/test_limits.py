@@ -26,7 +26,7 @@ LISTENERS = {
     "target": ("target = 1000", ""),
     "fields": ("fields = 10", ""),
     "body": ("body = 10000", ""),
-    "connections": ("connections = 10", ""),
+    "connections": ("connections = 10", 'head = "120s"'),
     "requests": ("requests = 3", ""),
     "slow-head": ("", 'head = "500ms"'),
     "slow-heads": ("", 'head = "1s", keepalive = "1s"'),

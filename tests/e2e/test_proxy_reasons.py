@@ -304,8 +304,9 @@ def test_an_endpoint_that_is_full(lab: Lab) -> None:
 def test_a_worker_without_descriptors(lab: Lab, tmp_path: Path) -> None:
     """Who comes waits until there is room; who has come and finds no descriptor for the upstream is told so. The upstream is not blamed."""
     ports = free_ports(3)
+    text = config(lab.origin, tmp_path, ports, 1).replace('head = "300ms"', 'head = "120s"')
     with ExitStack() as stack:
-        lbd = stack.enter_context(LbdDaemon(config(lab.origin, tmp_path, ports, 1), tmp_path, under=("prlimit", "--nofile=64")))
+        lbd = stack.enter_context(LbdDaemon(text, tmp_path, under=("prlimit", "--nofile=64")))
         lbd.wait_ready()
         request = request_bytes("GET", "/slow/0.2")
         served = [stack.enter_context(Downstream(ports[0])).send(request[:20]) for _ in range(38)]  # those that are idle would make room

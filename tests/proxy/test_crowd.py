@@ -87,6 +87,7 @@ class Door:
 
 def enter(door: Door, peer: str) -> End:
     end = door.knock(peer)
+    door.reactor.rouse()  # this is none of its turns
     assert accept_one(door, door.play.listener)  # type: ignore[arg-type]
     return end
 
@@ -238,6 +239,39 @@ async def test_who_is_busy_stays_and_who_comes_is_refused() -> None:
             end >> GET[10:]
             await end.expect(b"HTTP/1.1 200 ", until=b"\r\n\r\nx")
         assert await is_in(enter(door, "192.0.2.13"))
+
+
+async def test_slow_heads_keep_nobody_out_for_more_than_half_of_their_time() -> None:
+    async with Playbook(listener=policy(connections=3), routes=[FIXED], checks_bytes=False) as play:
+        door = Door(play)
+        slow = [enter(door, f"192.0.2.{number}") for number in (11, 12)]
+        for end in (*slow, play.downstream):
+            end >> GET[:10]
+            await trio.sleep(10)
+        await trio.sleep(440)  # timeouts.head is 1,000 s
+        assert not await is_in(enter(door, "192.0.2.13"))
+        await trio.sleep(40)
+        late = enter(door, "192.0.2.14")
+        assert await is_in(late)
+        await slow[0].expect_end()
+        assert [line.reason for line in play.lines if line.reason] == ["too_many_connections", "head_displaced"]  # type: ignore[attr-defined]
+        late >> GET[:10]
+        for end in (slow[1], play.downstream, late):
+            end >> GET[10:]
+            await end.expect(b"HTTP/1.1 200 ", until=b"\r\n\r\nx")
+        assert not play.listener.heads
+
+
+async def test_a_connection_of_http2_owes_no_head() -> None:
+    """However slowly its preface came, which begins as a request does."""
+    async with Playbook(listener=policy(), routes=[FIXED], checks_bytes=False) as play:
+        play.downstream >> PREFACE[:8]
+        await trio.sleep(1)
+        assert play.listener.heads
+        play.downstream >> PREFACE[8:]
+        await trio.sleep(1)
+        assert not play.listener.heads
+        assert play.listener.idle
 
 
 async def test_a_flood_of_silent_connections_keeps_nobody_out() -> None:
