@@ -50,7 +50,7 @@ async def answer(socket: ServerConnection) -> None:
 @asynccontextmanager
 async def serving(port: int, **settings: Any) -> AsyncIterator[trio.CancelScope]:  # noqa: ANN401 - any of serve()
     """An origin; cancelling its scope is its death."""
-    settings = {"host": "127.0.0.1", "max_size": None, "ping_interval": None, "backlog": 2048, **settings}
+    settings = {"host": "127.0.0.1", "max_size": None, "ping_interval": None, "close_timeout": PATIENCE, "backlog": 2048, **settings}
 
     async def run(task_status: trio.TaskStatus[trio.CancelScope]) -> None:
         async with trio.open_nursery() as nursery:
@@ -64,7 +64,7 @@ async def serving(port: int, **settings: Any) -> AsyncIterator[trio.CancelScope]
 
 
 def open_socket(port: int, path: str, *, scheme: str = "ws", **settings: Any) -> connect:  # noqa: ANN401 - any of connect()
-    settings = {"max_size": None, "ping_interval": None, "proxy": None, "open_timeout": PATIENCE, **settings}
+    settings = {"max_size": None, "ping_interval": None, "proxy": None, "open_timeout": PATIENCE, "close_timeout": PATIENCE, **settings}
     return connect(f"{scheme}://127.0.0.1:{port}{path}", **settings)
 
 
