@@ -264,12 +264,13 @@ def test_one_address_floods(lab: Lab, attackers: list[str], other: str) -> None:
 def test_hoarders(lab: Lab) -> None:
     """Who holds connections without using them loses them, those first that were idle for longest."""
     port, before = lab.ports["hoard"], lab.lbd.metric("lbd_downstream_evictions_total", listener="hoard")
+    refused = lab.rejected("too_many_connections")
     with ExitStack() as stack, lab.bounded(8 * 1024):
         for number in range(500):
             stack.enter_context(Downstream(port))
             if number % 50 == 0:
                 assert get(port).status == 200
-        assert lab.rejected("too_many_connections") == 0
+        assert lab.rejected("too_many_connections") == refused
         assert lab.lbd.metric("lbd_downstream_evictions_total", listener="hoard") >= before + 450
         assert lab.lbd.metric("lbd_downstream_connections", listener="hoard") <= 51
     assert lab.lbd.log().count("listener hoard has no room for more connections") == 1
