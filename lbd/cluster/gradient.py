@@ -44,6 +44,7 @@ class AdaptivePolicy:
 SAMPLES = 20  # of a window at least; fewer are one request's mood. A window goes on until it has them, ten times as long at most
 PATIENCE = 10
 JITTER = 0.2
+FIRST = 2.0  # seconds to the first look with few requests: what was seen at the start may have been a queue already
 DROP = 0.9  # what a timeout leaves of the limit, once a window
 STEEPEST = 0.5  # what one window leaves of it at least
 
@@ -108,7 +109,7 @@ class Gradient:
     def _begin(self, now: float) -> None:
         self._began, self._samples, self._peak, self._dropped = now, [], 0, False
         if self._next_measure < 0:
-            self._plan(now)
+            self._plan(now, min(FIRST, self.policy.remeasure))
 
     def _decide(self, now: float) -> None:
         median = sorted(self._samples)[len(self._samples) // 2]
@@ -118,8 +119,9 @@ class Gradient:
             self._is_measuring = False
             self._least = median
             self._set(self._before)
-            self._plan(now)
-        elif self._least == 0 or median < self._least:
+            self._plan(now, self.policy.remeasure)
+            return
+        if self._least == 0 or median < self._least:
             self._least = median
         elif now >= self._next_measure:
             self._is_measuring = True
@@ -133,8 +135,8 @@ class Gradient:
         if gradient < 1.0 or was_full:  # a limit that nobody comes near to is not known to be too low
             self._set(self.limit * gradient + sqrt(self.limit))
 
-    def _plan(self, now: float) -> None:
-        self._next_measure = now + self.policy.remeasure * (1.0 + JITTER * (2.0 * self._random.random() - 1.0))
+    def _plan(self, now: float, pause: float) -> None:
+        self._next_measure = now + pause * (1.0 + JITTER * (2.0 * self._random.random() - 1.0))
 
     def _set(self, limit: float) -> None:
         self.limit = int(min(max(limit, self.policy.min), self.policy.max))

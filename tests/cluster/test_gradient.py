@@ -73,6 +73,14 @@ def test_it_finds_the_capacity_of_a_server(workers: int) -> None:
     assert len(scene.limits) > 0.97 * 70 * workers / 0.02  # answers
 
 
+def test_a_queue_that_is_there_from_the_start_is_not_taken_for_the_services_nature() -> None:
+    scene = Scene(Server(6, 0.05, Random(5)), ON)  # of which 20 are too much from the first moment on
+    scene.run(10.0)
+    limit, latency = scene.run(30.0)
+    assert limit < 16
+    assert latency < 0.14
+
+
 def test_it_follows_when_the_capacity_changes_and_comes_back() -> None:
     scene = Scene(Server(100, 0.02, Random(2)), ON)
     scene.run(30.0)
