@@ -50,6 +50,8 @@ async def ask(
                 return await exchange(stream, place, (method, path, body), token)
     except trio.TooSlowError:
         raise EnvironmentFault(f"the admin listener at {place} did not answer within {timeout:g} s") from None
+    except PermissionError:
+        raise EnvironmentFault(f"no right to open {place}; run this as root, or as the user that started lbd") from None
     except (OSError, trio.BrokenResourceError, h11.RemoteProtocolError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise EnvironmentFault(f"the admin listener at {place} does not answer ({reason}); is lbd running?") from None

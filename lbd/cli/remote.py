@@ -160,6 +160,8 @@ def describe_status(status: Tree) -> Iterator[str]:
     uptime = span(status.get("uptime_seconds", 0))
     yield f"lbd {status.get('version')} ({core}): {status.get('state')}, pid {status.get('pid')}, up {uptime}"
     yield f"  configuration {status.get('config')}, generation {status.get('generation')}; on {', '.join(status.get('binds', []))}"
+    if control := status.get("control"):
+        yield f"  commands by {control}"
     last = status.get("last_reload") or {}
     if last.get("errors"):
         yield f"  the last reload was refused: {last['errors'][0]}"

@@ -65,6 +65,7 @@ class MasterView:
             "worker_restarts": master.supervisor.restarts if master.supervisor else 0,
             "workers": master.supervisor.snapshot(now) if master.supervisor else [],
             "binds": [bind for listener in master.config.listeners for bind in listener.bind],
+            "control": master.doors.control.policy.bind if master.doors.control else None,
             "names": master.resolver.snapshot(),
         }
 

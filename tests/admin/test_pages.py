@@ -142,7 +142,11 @@ async def test_a_command_is_handed_on_with_who_gave_it() -> None:
     [
         (command("GET"), 405, f"{COMMAND} takes POST, not GET"),
         (command("DELETE"), 405, f"{COMMAND} takes POST, not DELETE"),
-        (command(is_unix=False), 403, "changes are taken by the control socket ([admin] control), or with a token: set [admin] token"),
+        (
+            command(is_unix=False),
+            403,
+            "changes are taken by the control socket (`lbd status` says where it is), or with a token: set [admin] token",
+        ),
         (command(body=b"{"), 400, "the body is no JSON ("),
         (command(query="four=1h"), 422, 'drain takes no "four"; did you mean "for"?'),
     ],

@@ -102,6 +102,15 @@ async def test_whoever_does_not_answer(serve: Callable[[Any], Awaitable[None]], 
         raise errors.value.exceptions[0]
 
 
+async def test_a_socket_that_is_not_ours() -> None:
+    async def connect(_: Address) -> trio.abc.Stream:
+        await trio.lowlevel.checkpoint()
+        raise PermissionError(13, "Permission denied")
+
+    with pytest.raises(EnvironmentFault, match=r"no right to open unix:/run/lbd/admin\.sock; run this as root"):
+        await ask(UNIX, "GET", "/", timeout=10.0, connect=connect)
+
+
 @pytest.mark.parametrize(
     ("bind", "admin", "environ", "found"),
     [
@@ -227,7 +236,8 @@ def test_a_refusal_for_people() -> None:
 def test_a_status_for_people() -> None:
     status = {
         "version": "0.1.0", "compiled": True, "state": "ready", "pid": 7, "uptime_seconds": 3725.2, "config": "lb.toml", "generation": 2,
-        "binds": ["0.0.0.0:80", "[::]:80"], "worker_restarts": 1, "last_reload": {"errors": ["lb.toml:3: bad", "lb.toml:4: bad"]},
+        "binds": ["0.0.0.0:80", "[::]:80"], "control": "unix:/run/lbd/control.sock",
+        "worker_restarts": 1, "last_reload": {"errors": ["lb.toml:3: bad", "lb.toml:4: bad"]},
         "workers": [
             {"slot": 0, "state": "serving", "pid": 8, "since_seconds": 3725, "unanswered_pings": 0},
             {"slot": 1, "state": "serving", "pid": 9, "since_seconds": 12, "unanswered_pings": 4},
@@ -241,6 +251,7 @@ def test_a_status_for_people() -> None:
     assert list(describe_status(status)) == [
         "lbd 0.1.0 (compiled core): ready, pid 7, up 1 h 2 min",
         "  configuration lb.toml, generation 2; on 0.0.0.0:80, [::]:80",
+        "  commands by unix:/run/lbd/control.sock",
         "  the last reload was refused: lb.toml:3: bad",
         "  worker 0: serving, pid 8, 1 h 2 min",
         "  worker 1: serving, pid 9, 12 s, has not answered 4 pings",
