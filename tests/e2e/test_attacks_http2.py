@@ -113,6 +113,8 @@ class Attacker:
         return self
 
     def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(socket.SHUT_RDWR)  # while a thread reads it, close() alone would end nothing
         self.socket.close()
 
     def _listen(self) -> None:
