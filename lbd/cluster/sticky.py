@@ -70,25 +70,36 @@ class Sticky:
 
     def claim(self, headers: Headers, endpoints: Sequence[Endpoint]) -> Claim:
         """What the request says, whose cookie is taken out of its fields; `endpoints` are the cluster's today."""
-        value = self._taken(headers)
+        value, others = self._found(headers)
         if value is None:
             return Claim(None, "new")
+        if self.policy.strip:
+            rest = b"; ".join([pair for pair in others if pair])
+            if rest:
+                headers.set(b"Cookie", rest)
+            else:
+                headers.remove(b"cookie")
+        if not self._is_signed(value):
+            return Claim(None, "invalid")
         if endpoints is not self._endpoints:
             self._settle(endpoints)
-        name, _, signature = value.partition(b".")
-        if not hmac.compare_digest(signature, self._digest(b"signature", name, SIGNATURE)):
-            return Claim(None, "invalid")
-        return Claim(self._by_id.get(name), "moved")
+        return Claim(self._by_id.get(value.partition(b".")[0]), "moved")
+
+    def has_been_here(self, headers: Headers) -> bool:
+        """Whether the request has a cookie of this cluster, whichever endpoint it names. It is left where it is."""
+        value, _ = self._found(headers)
+        return value is not None and self._is_signed(value)
 
     def line(self, endpoint: Endpoint, is_secure: bool) -> bytes:
         """The value of a Set-Cookie that leads to this endpoint; `is_secure`: the request came by TLS."""
         is_marked = self.policy.secure == "always" or (is_secure and self.policy.secure == "auto")
         return self._wanted + self._value(endpoint.address) + self._attributes + (b"; Secure" if is_marked else b"")
 
-    def _taken(self, headers: Headers) -> bytes | None:
+    def _found(self, headers: Headers) -> tuple[bytes | None, list[bytes]]:
+        """Its value, and all other pairs. None: there is no cookie of ours."""
         fields = headers.get_all(b"cookie")
         if not any(self._wanted in field for field in fields):
-            return None
+            return None, []
         found: bytes | None = None
         others = []
         for pair in b";".join(fields).split(b";"):
@@ -97,13 +108,11 @@ class Sticky:
                 others.append(pair.strip(b" \t"))
             elif found is None:  # of several the first: browsers put the longest path first (RFC 6265, 5.4)
                 found = value
-        if found is not None and self.policy.strip:
-            rest = b"; ".join([pair for pair in others if pair])
-            if rest:
-                headers.set(b"Cookie", rest)
-            else:
-                headers.remove(b"cookie")
-        return found
+        return found, others
+
+    def _is_signed(self, value: bytes) -> bool:
+        name, _, signature = value.partition(b".")
+        return hmac.compare_digest(signature, self._digest(b"signature", name, SIGNATURE))
 
     def _settle(self, endpoints: Sequence[Endpoint]) -> None:
         """Those that stay keep what has been worked out: ten thousand ids take 50 ms."""

@@ -17,7 +17,7 @@ from lbd.config.limit_rules import check_limits
 from lbd.config.outlier_rules import check_outlier
 from lbd.config.queue_rules import check_queue
 from lbd.config.retry_rules import check_retry, check_route_retry
-from lbd.config.selection_rules import check_draws, check_spread, check_sticky, check_subset
+from lbd.config.selection_rules import check_spread, check_sticky, check_subset
 from lbd.config.shadows import check_reach
 from lbd.config.suggest import unknown_name
 from lbd.config.tcp_rules import check_http_listener, check_proxy_protocol, check_send_proxy, check_tcp_listener
@@ -128,7 +128,6 @@ def check_route(route: RoutePolicy, clusters: Mapping[str, ClusterPolicy], path:
             (*path, "respond", "body"), f"an answer with status {route.respond.status} has no body; take it out, or choose another status"
         )
     check_subset(route, clusters, path, report)
-    check_draws(route, clusters, path, report)
     check_moves(route, path, report)
     if report.is_sound(path):
         check_as_built(route, path, report)

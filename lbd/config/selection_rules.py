@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from lbd.config.report import Report
     from lbd.routing.route import RoutePolicy
 
-__all__ = ["check_draws", "check_spread", "check_sticky", "check_subset"]
+__all__ = ["check_spread", "check_sticky", "check_subset"]
 
 
 MOST_SHOWN = 8  # of what endpoints have: more nobody reads
@@ -80,14 +80,6 @@ def what_there_is(there: list[frozenset[tuple[str, str]]]) -> str:
     if not written:
         return 'none has any `metadata`; write { address = "...", metadata = { version = "2" } }'
     return f"there are {'; '.join(written[:MOST_SHOWN])}" + ("; ..." if len(written) > MOST_SHOWN else "")
-
-
-def check_draws(route: RoutePolicy, clusters: Mapping[str, ClusterPolicy], path: KeyPath, report: Report) -> None:
-    """A cookie leads to an endpoint of one cluster; which cluster a request goes to is drawn before."""
-    names = [name for name, weight in route.clusters if weight and name in clusters]
-    if len(names) > 1 and (sticky := next((name for name in names if clusters[name].sticky is not None), "")):
-        sentence = f'each request draws one of them, so that clients of "{sticky}", which has `sticky`, come to the others as well'
-        report.warn((*path, "clusters"), sentence)
 
 
 def check_sticky(cluster: ClusterPolicy, path: KeyPath, report: Report) -> None:

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING
 from lbd import metrics
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterable, Mapping
 
     from lbd.cluster.cluster import Cluster
     from lbd.cluster.endpoint import Endpoint
     from lbd.core.board import Segment
     from lbd.proxy.exchange import Exchange
     from lbd.routing.route import RoutePolicy
-    from lbd.wire.message import ResponseHead
+    from lbd.wire.message import RequestHead, ResponseHead
 
-__all__ = ["Chooser", "maybe_chooser"]
+__all__ = ["Chooser", "led_back", "maybe_chooser", "sticky_among"]
 
 
 def maybe_chooser(route: RoutePolicy, cluster: Cluster, segment: Segment) -> Chooser | None:
@@ -27,6 +27,19 @@ def maybe_chooser(route: RoutePolicy, cluster: Cluster, segment: Segment) -> Cho
     if not route.subset and cluster.sticky is None:
         return None
     return Chooser(route, cluster, segment)
+
+
+def sticky_among(route: RoutePolicy, clusters: Mapping[str, Cluster]) -> tuple[Cluster, ...]:
+    """Of the clusters that a route draws from those to which a client may be led back."""
+    return tuple(clusters[name] for name, weight in route.clusters if weight and clusters[name].sticky is not None)
+
+
+def led_back(request: RequestHead, clusters: Iterable[Cluster]) -> str:
+    """The one of `clusters` where the client has been before; "" for none. Otherwise a session would change its version with each draw."""
+    for cluster in clusters:
+        if cluster.sticky is not None and cluster.sticky.has_been_here(request.headers):
+            return cluster.name
+    return ""
 
 
 class Chooser:

@@ -84,7 +84,7 @@ class Exchange(Attempting):
             if route is None:
                 raise failure("no_route", f"no route for {self.request.authority!r} {self.request.path!r}")
             self.route = route
-            self.target = self.listener.target(route)
+            self.target = self.listener.target(route, self.request)
             if self.listener.shedding.level and self.listener.shedding.sheds(route.rank):
                 self.downstream.keep_alive = False  # the client may find another machine that has time
                 raise self.listener.shed(route.policy.priority)

@@ -7,6 +7,7 @@ from lbd.proxy.forwarding cimport Forwarding
 from lbd.proxy.shedding cimport Shedding
 from lbd.proxy.target cimport Histogram, Target
 from lbd.routing.table cimport RoutingTable
+from lbd.wire.message cimport RequestHead
 from lbd.wire.refusal cimport HeadLimits
 
 cdef class Listener:
@@ -31,5 +32,5 @@ cdef class Listener:
     cdef public Shedding shedding
 
     @cython.locals(target=Target)
-    cpdef Target target(self, route)
+    cpdef Target target(self, route, RequestHead request=*)
     cpdef moved(self, int64_t downstream_in, int64_t downstream_out, int64_t upstream_in, int64_t upstream_out)

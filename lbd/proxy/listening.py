@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from lbd import metrics
 from lbd.core.clock import wall_clock
 from lbd.core.stream import connect
-from lbd.proxy.chooser import maybe_chooser
+from lbd.proxy.chooser import led_back, maybe_chooser, sticky_among
 from lbd.proxy.complaints import LINES, Complaints, LineBudget
 from lbd.proxy.crowd import Crowd
 from lbd.proxy.forwarding import Forwarding
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from lbd.proxy.downstream import Downstream
     from lbd.proxy.listener import ListenerPolicy
     from lbd.proxy.tls import Termination
+    from lbd.wire.message import RequestHead
 
 __all__ = ["Listener"]
 
@@ -145,10 +146,11 @@ class Listener:
         self._settle_opening()
         for route in (*table.routes, *self.hellos.routes):
             route.cells.clear()
+            route.sticky = sticky_among(route.policy, clusters)
 
-    def target(self, route: Route) -> Target:
+    def target(self, route: Route, request: RequestHead | None = None) -> Target:
         """Where this request goes: drawn anew for a route with weighted clusters."""
-        name = route.single or route.cluster_name(self.random()) or ""
+        name = route.single or self._drawn(route, request)
         target = route.cells.get(name)
         if target is None:
             cluster = self._clusters[name] if name else None
@@ -159,6 +161,11 @@ class Listener:
             route.cells[name] = target
         assert isinstance(target, Target)
         return target
+
+    def _drawn(self, route: Route, request: RequestHead | None) -> str:
+        """One of its clusters by lot, but for clients that have been in one before; "": it answers by itself."""
+        name = led_back(request, route.sticky) if route.sticky and request is not None else ""
+        return name or route.cluster_name(self.random()) or ""
 
     def _histogram(self, route_name: str) -> Histogram:
         return Histogram(self._segment, metrics.REQUEST_DURATION, (self.policy.name, route_name))

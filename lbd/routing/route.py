@@ -13,6 +13,7 @@ from lbd.routing.path import canonical, cut_segments, pattern_key, readings
 from lbd.routing.template import Template
 
 if TYPE_CHECKING:
+    from lbd.cluster.cluster import Cluster
     from lbd.wire.message import RequestHead
 
 __all__ = [
@@ -121,7 +122,7 @@ class FixedResponse:
 class Route:
     """A route as the exchange uses it: everything that can be computed once is.
 
-    `cells` and `clusters` belong to the proxy: its metric cells of this route, and what its cluster names stand for.
+    `cells` and `sticky` belong to the proxy: its targets of this route, and those of its clusters to which clients are led back.
     """
 
     __slots__ = (
@@ -130,7 +131,6 @@ class Route:
         "_template",
         "_thresholds",
         "cells",
-        "clusters",
         "conditions",
         "is_plain",
         "listener_name",
@@ -144,6 +144,7 @@ class Route:
         "response_edits",
         "rewritten_host",
         "single",
+        "sticky",
     )  # fmt: skip
 
     def __init__(self, policy: RoutePolicy, listener_name: str) -> None:
@@ -174,7 +175,7 @@ class Route:
         )
         self.is_plain = self.is_plain and policy.timeouts == RouteTimeouts() and policy.max_body == -1
         self.cells: dict[object, object] = {}
-        self.clusters: object = None
+        self.sticky: tuple[Cluster, ...] = ()
 
     def __repr__(self) -> str:
         return f"<Route {self.listener_name}/{self.name}>"

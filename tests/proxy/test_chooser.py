@@ -177,6 +177,31 @@ async def test_a_websocket_sticks() -> None:
         play.downstream.end()
 
 
+@pytest.mark.parametrize(("share", "expected"), [(5, {b"n:1"}), (0, {b"a:1", b"b:1", b"c:1"})])
+async def test_a_canary_does_not_change_under_a_session(share: int, expected: set[bytes]) -> None:
+    """A cookie decides before the lot does, for clusters that have a share."""
+    clusters = [
+        ClusterPolicy("web", ENDPOINTS, sticky=POLICY, pool=PoolPolicy(max_idle=0)),
+        ClusterPolicy("next", (EndpointPolicy("n:1"),), sticky=POLICY, pool=PoolPolicy(max_idle=0)),
+        ClusterPolicy("plain", (EndpointPolicy("p:1"),), pool=PoolPolicy(max_idle=0)),
+    ]
+    route = RoutePolicy(name="all", clusters=(("web", 90), ("next", share), ("plain", 5 if share else 0)))
+    async with Playbook(clusters=clusters, routes=[route]) as play:
+        cookie = Sticky("next", POLICY).line(make_endpoint("n:1"), False).partition(b";")[0]
+        found = set()
+        for _ in range(12):
+            request, endpoint, _ = await ask(play, cookie)
+            found.add(endpoint)
+            assert (b"Cookie" in request) is (endpoint != b"n:1")
+        assert found == expected
+
+
+async def test_a_forged_cookie_does_not_choose_a_cluster() -> None:
+    clusters = [ClusterPolicy(name, (EndpointPolicy(f"{name}:1"),), sticky=POLICY, pool=PoolPolicy(max_idle=0)) for name in ("web", "next")]
+    async with Playbook(clusters=clusters, routes=[RoutePolicy(name="all", clusters=(("web", 99), ("next", 1)))]) as play:
+        assert (await ask(play, b"lbd-next=AAAAAAAAAAAA.AAAAAAAAAAAAAAAAAAAAAAAA"))[1] == b"web:1"
+
+
 # Subsets
 
 
