@@ -114,6 +114,7 @@ async def race(exchange: Exchange, rival: Rival) -> ResponseHead:
                 head = upstream.maybe_head()
             except ProxyError as broken:
                 error = broken
+                exchange.arm(0.0, RESPONSE)  # the rival has a time of its own
             else:
                 if head is not None:
                     return head
@@ -121,7 +122,7 @@ async def race(exchange: Exchange, rival: Rival) -> ResponseHead:
             failed.told.append(f"{exchange.endpoint.address} {error.reason if error is not None else OUTRUN}")
             rival.take_over(error.reason if error is not None and error.side is Side.UPSTREAM else OUTRUN)
             return rival.head
-        if error is not None and rival.error is not None:
+        if error is not None and rival.has_failed:
             raise error
         try:
             if error is None:
@@ -129,10 +130,10 @@ async def race(exchange: Exchange, rival: Rival) -> ResponseHead:
             else:
                 await Suspension()  # until the rival has an end
         except Expired as expired:
-            if expired.kind == TOTAL or rival.error is not None:
+            if expired.kind == TOTAL or rival.has_failed:
                 raise
             error = timeout_failure(exchange, expired.kind)
-            exchange.arm(0.0, RESPONSE)  # the rival has a time of its own
+            exchange.arm(0.0, RESPONSE)
 
 
 class Rival:
@@ -169,7 +170,13 @@ class Rival:
             raise
         else:
             self.head = head
-        exchange.reactor.wake(exchange.fiber)
+        finally:
+            exchange.reactor.wake(exchange.fiber)
+
+    @property
+    def has_failed(self) -> bool:
+        """Whatever it has ended with, it was no answer."""
+        return self.head is None and self._fiber.coroutine is None
 
     async def _ask(self) -> ResponseHead:
         exchange = self._exchange
