@@ -85,3 +85,4 @@ def test_a_predecessors_lock_is_taken_once(no_leaked_fds: None) -> None:
     handover.finish()
     assert os.read(reader, 10) == b"ready", "what was taken stays open"
     os.close(reader)
+    os.close(writer)
