@@ -145,6 +145,8 @@ def _addressed(data: bytes, family: int, tlvs: bytes) -> ProxyHeader:
 
 def _unix_name(raw: bytes) -> str:
     """Abstract ones begin with a zero, written "@" as in ss(8), and cannot go on with one: nothing tells how long they are."""
+    if raw[:1] == b"@":
+        raise _invalid("the name of its unix socket begins with @, as abstract ones are written")
     raw = b"@" + raw[1:] if raw[:1] == b"\0" and raw[1:2] != b"\0" else raw
     return "unix:" + raw.partition(b"\0")[0].decode("latin-1")
 

@@ -82,6 +82,7 @@ BAD = [
     ("v2: no such family", binary(0x21, 0x41, V4)),
     ("v2: too short for its addresses", binary(0x21, 0x11, V4[:11])),
     ("v2: too short for its addresses, tcp6", binary(0x21, 0x21, V4)),
+    ("v2: a path that begins as abstract names are written", binary(0x21, 0x31, PATHS.replace(b"/run/a", b"@run/a"))),
     ("v2: too long", binary(0x21, 0x11, V4, length=LONGEST - 15)),
     ("v2: half a tlv", binary(0x21, 0x11, V4 + b"\x04\x00")),
     ("v2: a tlv beyond the end", binary(0x21, 0x11, V4 + pack("!BH", 4, 2) + b"x")),
