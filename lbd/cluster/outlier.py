@@ -13,6 +13,9 @@ never the last endpoint that is up. Those on trial are up, with few requests at 
 Each ejection in a row is longer by `growth`, up to `ejection_max`; each `ejection` of time spent IN takes one off the count. So an
 endpoint that fails for an hour is tried every few minutes, and one that failed once last week is a first offender.
 
+When somebody should go and there is no room, an ejected first offender comes on trial before its time: in a rolling restart whoever was
+down a moment ago is well again when the next one goes.
+
 Decided here on the times that are handed in, without a clock; master/ejections.py acts.
 """
 
@@ -174,6 +177,16 @@ class Outliers:
             return False
         self._try(standing, now)
         return True
+
+    def relieve(self, now: float, is_up: Callable[[str], bool]) -> str:
+        """Somebody ought to go and cannot: those that are left are no better. Of the first offenders the one that is out for longest comes
+        on trial, and is returned; "" for nobody. Who has failed a trial since waits, or all would come and go while everybody fails."""
+        out = [address for address in self.ejected() if self._standings[address].times == 1 and is_up(address)]
+        if not out:
+            return ""
+        first = min(out, key=lambda address: self._standings[address].since)
+        self._try(self._standings[first], now)
+        return first
 
     def prove(self, address: str, now: float) -> bool:
         """A request has succeeded there; whether that has ended its trial."""

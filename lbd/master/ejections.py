@@ -192,6 +192,8 @@ class Ejections:
             self._changed.set()
         elif verdict is not Verdict.NOTHING:
             self._refuse(outliers, cluster, address, verdict, sentence)
+            if cause in (GATEWAY, ERROR, PROBE):
+                self._relieve(outliers, cluster)
 
     def _refuse(self, outliers: Outliers, cluster: str, address: str, verdict: Verdict, sentence: str) -> None:
         self._refusals[cluster, verdict.value] += 1
@@ -204,6 +206,11 @@ class Ejections:
             else "no other endpoint is up"
         )
         logger.warning("cluster %s: %s stays, though it should be ejected: %s; %s", cluster, address, sentence, why)
+
+    def _relieve(self, outliers: Outliers, cluster: str) -> None:
+        if relieved := outliers.relieve(trio.current_time(), lambda other: self._may_serve(cluster, other)):
+            logger.info("cluster %s: %s is on trial before its time: others fail, too", cluster, relieved)
+            self._on_change(cluster, [relieved])
 
     def _release(self, now: float) -> None:
         for cluster, outliers in self._clusters.items():

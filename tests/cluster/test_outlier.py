@@ -112,6 +112,17 @@ def test_a_check_that_sees_it_rise_ends_an_ejection() -> None:
     assert outliers.risen("e0", 6.0) is False
 
 
+def test_who_is_out_comes_before_its_time_when_the_others_are_no_better() -> None:
+    outliers = circuits(2)
+    assert outliers.relieve(0.0, lambda _address: True) == ""
+    suspect(outliers, "e0", 0.0)
+    assert outliers.relieve(1.0, lambda _address: False) == "", "its check has it for down"
+    assert outliers.relieve(1.0, lambda _address: True) == "e0"
+    assert (outliers.trial("e0"), outliers.ejected()) == (2, [])
+    suspect(outliers, "e0", 2.0)
+    assert outliers.relieve(3.0, lambda _address: True) == "", "it has failed a trial"
+
+
 def test_what_stays_is_kept_when_the_endpoints_change() -> None:
     outliers = circuits(4)
     suspect(outliers, "e0", 0.0)
@@ -129,7 +140,7 @@ def test_what_stays_is_kept_when_the_endpoints_change() -> None:
 Step = tuple[str, int, float]  # what happens, to which endpoint, after how long
 STEPS = st.lists(
     st.tuples(
-        st.sampled_from(["suspect", "suspect", "prove", "rise", "flip"]),
+        st.sampled_from(["suspect", "suspect", "prove", "rise", "flip", "relieve"]),
         st.integers(0, 7),
         st.integers(0, 100).map(float),  # whole seconds, whose sums are exact
     ),
@@ -157,6 +168,8 @@ def test_whatever_happens(count: int, share: float, growth: float, steps: list[S
             outliers.prove(address, now)
         elif what == "rise":
             outliers.risen(address, now)
+        elif what == "relieve":
+            outliers.relieve(now, (outliers.addresses - down).__contains__)
         elif suspect(outliers, address, now, tuple(down)) is Verdict.EJECTED:
             standing = outliers.of(address)
             assert standing is not None

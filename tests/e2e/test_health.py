@@ -33,6 +33,7 @@ reason_header = true
 [cluster.web]
 endpoints = [{endpoints}]
 slow_start = "0s"
+outlier = {{ enabled = false }}
 {cluster}
 [cluster.web.health]
 path = "/live"

@@ -93,14 +93,30 @@ async def test_out_and_in_again(caplog: pytest.LogCaptureFixture) -> None:
 async def test_who_may_not_go_is_told_of_once(caplog: pytest.LogCaptureFixture) -> None:
     ward = Ward(["e0", "e1", "e2"])
     ward.hear("e0", "gateway")
+    ward.ejections.risen("web", "e0")
+    ward.hear("e0", "probe")
     for _ in range(3):
         ward.hear("e1", "gateway", "it fails")
-    ward.down = {"e2"}
-    assert ward.told == [(0.0, "e0 out", 0)]
+    assert ward.told == [(0.0, "e0 out", 0), (0.0, "e0 out", 0)]
     assert ward.numbers()["lbd_ejections_refused_total web no_room"] == 3.0
-    assert [record.getMessage() for record in caplog.records][1:] == [
+    assert [record.getMessage() for record in caplog.records][2:] == [
         "cluster web: e1 stays, though it should be ejected: it fails; 1 are out, and max_ejected allows no more"
     ]
+
+
+async def test_a_rolling_restart(caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever was down first is well again when the next one goes, and gets the requests that fail there."""
+    caplog.set_level(logging.INFO)
+    ward = Ward(["e0", "e1"])
+    ward.hear("e0", "gateway")
+    await trio.sleep(5)
+    ward.hear("e1", "gateway")
+    ward.hear("e0", "proved")
+    ward.hear("e0", "proved")
+    await trio.sleep(1)
+    ward.hear("e1", "gateway")
+    assert ward.told == [(0.0, "e0 out", 0), (5.0, "e0 in", 2), (5.0, "e0 in", 0), (6.0, "e1 out", 0)]
+    assert "cluster web: e0 is on trial before its time: others fail, too" in [record.getMessage() for record in caplog.records]
 
 
 async def test_errors_on_trial_matter_to_whom_was_ejected_for_them() -> None:
