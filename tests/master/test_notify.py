@@ -52,13 +52,15 @@ def test_what_it_says(listener: Listener) -> None:
     notifier.reloading()
     notifier.stopping("draining")
     notifier.status("3 requests")
+    notifier.succeeded_by(4711)
     notifier.close()
-    ready, reloading, stopping, status = listener.heard()
+    ready, reloading, stopping, status, successor = listener.heard()
     assert ready == {"READY": "1", "STATUS": "serving", "MAINPID": str(os.getpid())}
     assert reloading.pop("RELOADING") == "1"
     assert re.fullmatch(r"\d+", reloading["MONOTONIC_USEC"])
     assert stopping == {"STOPPING": "1", "STATUS": "draining"}
     assert status == {"STATUS": "3 requests"}
+    assert successor == {"MAINPID": "4711", "WATCHDOG": "1"}
 
 
 @pytest.mark.parametrize("address", ["", "/nowhere/at/all", "@nobody-is-here"])

@@ -58,6 +58,7 @@ def test_the_service_agrees_with_the_code() -> None:
     # SIGTERM to the workers too would end them before the master has said that it leaves; "mixed" kills them when the master has died.
     assert service["KillMode"] == "process"
     assert service["Type"] == "notify"
+    assert service["NotifyAccess"] == "main"  # of old and new master in an upgrade one speaks at a time
 
 
 def test_what_outlives_a_restart_has_a_place_and_commands_are_heard() -> None:
