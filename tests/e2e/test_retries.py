@@ -69,7 +69,7 @@ class Moody(ScriptedOrigin):
                 return False
             case "reset":
                 link.reset()
-            case "dawdle" if turn % 20 == 0:
+            case "dawdle" if turn % 20 == 0 and not message.get("x-request-attempt"):  # two in a row are nobody's to mend
                 link.pause(20.0)
             case "busy":
                 self.mood = "ok"
