@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import signal
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -43,10 +44,11 @@ class Outcome:
         self.generation = generation
         self.binds = binds
         self.error = ""
+        self.was_killed = False  # the worker, from outside, before it has answered: that says nothing about the configuration
         self._done = trio.Event()
 
-    def settle(self, error: str) -> None:
-        self.error = error
+    def settle(self, error: str, *, was_killed: bool = False) -> None:
+        self.error, self.was_killed = error, was_killed
         self._done.set()
 
     async def wait(self) -> str:
@@ -91,8 +93,8 @@ class Slot:
 
     @property
     def is_alive(self) -> bool:
-        """There is a process that hears what is posted."""
-        return self.state.now in (WorkerState.STARTING, WorkerState.SERVING, WorkerState.DRAINING)
+        """There is a process that hears what is posted. Not before it is greeted: Hello comes first, and says all that holds by then."""
+        return self._process is not None and self.state.now in (WorkerState.STARTING, WorkerState.SERVING, WorkerState.DRAINING)
 
     @property
     def is_silent(self) -> bool:
@@ -191,7 +193,7 @@ class Slot:
         self._outbox.clear()
         self._move(WorkerState.GONE)
         while self._outcomes:
-            self._outcomes.popleft().settle(f"worker {self.number} {self.reason}")
+            self._outcomes.popleft().settle(f"worker {self.number} {self.reason}", was_killed=code == -signal.SIGKILL)
 
     def _move(self, state: WorkerState) -> None:
         self.state.move(state)

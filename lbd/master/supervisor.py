@@ -105,7 +105,11 @@ class Supervisor:
             slot.post(message, fds)
 
     async def apply(self, plan: Plan) -> str:
-        """Puts a plan in force in every worker, or in none: "" or what was wrong. A worker that dies of it counts as a refusal."""
+        """Puts a plan in force in every worker, or in none: "" or what was wrong.
+
+        A worker that crashes meanwhile counts as a refusal. One that somebody kills (the kernel for memory, an operator, we when it hangs)
+        does not, as long as another has applied the plan: its successor has it too.
+        """
         error = await self._configure_all(plan)
         if error:
             applied = [slot for slot in self.slots if slot.is_alive and slot.expected_generation == plan.generation]
@@ -123,7 +127,9 @@ class Supervisor:
     async def _configure_all(self, plan: Plan) -> str:
         outcomes = [self._configure(slot, plan) for slot in self.slots if slot.is_alive]
         errors = [await outcome.wait() for outcome in outcomes]
-        return "; ".join(filter(None, errors))
+        if not all(errors):
+            return "; ".join(outcome.error for outcome in outcomes if outcome.error and not outcome.was_killed)
+        return "; ".join(errors)
 
     async def drain(self, timeout: float) -> int:
         """Lets workers finish for `timeout` seconds, then ends them; how many exchanges were cut short."""

@@ -191,7 +191,7 @@ def boards() -> st.SearchStrategy[FakeBoard]:
     return st.lists(st.one_of(*map(series, metrics)), max_size=6).map(lambda found: FakeBoard(dict(found)))
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(boards())
 def test_prometheus_clients_own_writer_says_the_same(board: FakeBoard) -> None:
     registry = CollectorRegistry(auto_describe=False)

@@ -135,6 +135,7 @@ class Crew:
         self.behaviour = behaviour
         self.next: dict[int, Callable[[FakeWorker, object], None]] = {}
         self.deaths: list[int] = []  # slots whose process has ended
+        self.launch_time = 0.0  # seconds that it takes to have a process
         self.supervisor = Supervisor(slots, self._launch, lambda slot: (Hello(slot, slots), []), plan(1), on_death=self.deaths.append)
 
     @property
@@ -146,7 +147,7 @@ class Crew:
         return [worker for worker in self.workers if worker.slot == slot][-1]
 
     async def _launch(self) -> FakeWorker:
-        await trio.lowlevel.checkpoint()
+        await trio.sleep(self.launch_time)
         worker = FakeWorker(100 + len(self.workers), lambda slot: self.next.pop(slot, self.behaviour))
         self.workers.append(worker)
         return worker

@@ -315,6 +315,36 @@ async def test_a_worker_that_dies_of_a_plan_refuses_it() -> None:
         assert [crew.at(slot).generations for slot in range(2)] == [[1, 2, 1], [1]]
 
 
+async def test_a_worker_that_is_killed_meanwhile_refuses_nothing() -> None:
+    def killed(worker: FakeWorker, message: object) -> None:
+        if isinstance(message, Configure) and message.generation == 2:
+            worker.kill()
+        else:
+            obey(worker, message)
+
+    crew = Crew(2)
+    crew.next[1] = killed
+    async with running(crew):
+        assert await crew.supervisor.apply(plan(2)) == ""
+        await trio.sleep(1)
+        assert [crew.at(slot).generations[-1] for slot in range(2)] == [2, 2]
+        assert [slot.generation for slot in crew.supervisor.slots] == [2, 2]
+
+
+async def test_a_plan_that_nobody_has_lived_to_apply_is_refused() -> None:
+    def killed(worker: FakeWorker, message: object) -> None:
+        if isinstance(message, Configure) and message.generation == 2:
+            worker.kill()
+        else:
+            obey(worker, message)
+
+    crew = Crew(2, killed)
+    async with running(crew):
+        assert await crew.supervisor.apply(plan(2)) == "worker 0 was killed by SIGKILL; worker 1 was killed by SIGKILL"
+        await trio.sleep(1)
+        assert [crew.at(slot).generations for slot in range(2)] == [[1], [1]]
+
+
 async def test_a_worker_that_starts_during_a_reload_ends_with_the_new_plan() -> None:
     crew = Crew(2)
 
@@ -349,6 +379,20 @@ async def test_a_broadcast_is_heard_after_the_configuration_by_a_new_worker() ->
         await trio.sleep(0.1)
         kinds = [type(message) for message in crew.workers[1].heard if not isinstance(message, Ping)]
         assert kinds == [Hello, Configure, Health]
+
+
+async def test_a_new_worker_hears_nothing_before_hello() -> None:
+    crew = Crew(2)
+    async with running(crew):
+        crew.launch_time = 1.0
+        crew.at(1).exit(1)
+        await trio.sleep(0.5)  # its successor is being started
+        crew.supervisor.broadcast(Health("web", {"a": False}))
+        assert await crew.supervisor.apply(plan(2)) == ""
+        await trio.sleep(1)
+        assert [type(message) for message in crew.at(1).heard if not isinstance(message, Ping)] == [Hello, Configure]
+        assert crew.at(1).generations == [2]
+        assert states(crew) == [WorkerState.SERVING] * 2
 
 
 # The end
