@@ -80,6 +80,7 @@ class EndpointBook:
         trials: Trials = lambda _cluster, _address: 0,
     ) -> None:
         self._found = {cluster: tuple(endpoints) for cluster, endpoints in found.items()}
+        self._by_address = {cluster: _by_address(endpoints) for cluster, endpoints in found.items()}
         self._places = places
         self._healths = healths
         self._standings = standings or (lambda _cluster: lambda endpoint: (False, endpoint.weight))
@@ -90,6 +91,7 @@ class EndpointBook:
         if cluster not in self._found:
             return False
         self._found[cluster] = tuple(endpoints)
+        self._by_address[cluster] = _by_address(self._found[cluster])
         return True
 
     def of(self, cluster: str) -> tuple[EndpointState, ...]:
@@ -120,7 +122,13 @@ class EndpointBook:
 
     def name_of(self, cluster: str, address: str) -> str:
         """As the configuration has it; the address where it has that."""
-        return next((endpoint.name for endpoint in self._found.get(cluster, ()) if endpoint.address == address and endpoint.name), address)
+        endpoint = self._by_address.get(cluster, {}).get(address)
+        return (endpoint.name if endpoint is not None else "") or address
+
+    def is_drained(self, cluster: str, address: str) -> bool:
+        """By an operator. At once, also in a cluster of thousands: while it fails it is asked of each, again and again."""
+        endpoint = self._by_address.get(cluster, {}).get(address)
+        return endpoint is not None and self._standings(cluster)(endpoint)[0]
 
     def states(self) -> dict[str, tuple[EndpointState, ...]]:
         return {cluster: self.of(cluster) for cluster in self._found}
@@ -135,3 +143,11 @@ class EndpointBook:
 
     def keys(self) -> set[Key]:
         return {(cluster, address) for cluster, addresses in self.addresses().items() for address in (*addresses, "")}
+
+
+def _by_address(endpoints: Iterable[ResolvedEndpoint]) -> dict[str, ResolvedEndpoint]:
+    """Of several with one address the first, as it was found."""
+    known: dict[str, ResolvedEndpoint] = {}
+    for endpoint in endpoints:
+        known.setdefault(endpoint.address, endpoint)
+    return known

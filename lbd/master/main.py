@@ -194,7 +194,12 @@ async def _serve(master: Master, notifier: Notifier, wishes: _Wishes) -> None:
     master.state.move(MasterState.READY)
     core_name = "compiled core" if core.COMPILED else "pure Python"
     log.info("ready: lbd %s (%s), %d workers, %s", __version__, core_name, master.slots, _serving(master))
-    master.handover.finish()
+    if not master.handover.finish():
+        log.error("the old master died before this one was ready; whoever looks after lbd starts another, so this one goes")
+        master.admin_scope.cancel()  # what that one must have: the admin's port, the state directory
+        master.control.retire()
+        master.state_directory.close()
+        return
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_tell_manager, master, notifier)
         nursery.start_soon(wishes.reloads.run)

@@ -206,8 +206,7 @@ class Master:
 
     def _may_serve(self, cluster: str, address: str) -> bool:
         """But for an ejection."""
-        drained = {state.address for state in self.book.of(cluster) if state.drained}
-        return self.prober.is_up(cluster, address) and address not in drained
+        return self.prober.is_up(cluster, address) and not self.book.is_drained(cluster, address)
 
     def _tell_health(self, cluster: str, addresses: list[str]) -> None:
         if self.supervisor is not None:

@@ -8,6 +8,8 @@ before it is ready, or is not ready in time, the old one stays as if nothing had
 
 - Sockets that the new configuration does not name are closed by the new master only when it is ready, and the old one takes what
   queues in them while it drains. So are those of worker slots that the new one does not have.
+- When the old one dies in the middle of it, the new one goes too, once it has finished what it took: whoever looks after the daemon,
+  systemd above all, has seen the old one die and starts another, which could not have the ports.
 - What is not handed on: numbers (counters begin at 0 again, as after a restart), connections.
 """
 
@@ -76,8 +78,8 @@ class Handover:
         fd, self._heritage = self._heritage, -1
         return fd
 
-    def finish(self) -> None:
-        """We are ready: the predecessor may go, and what nobody took is closed."""
+    def finish(self) -> bool:
+        """We are ready: the predecessor may go, and what nobody took is closed. False: it has died meanwhile."""
         if self.is_upgrade:
             for bind, fds in self._sockets.items():
                 if bind.startswith("unix:"):
@@ -85,7 +87,11 @@ class Handover:
                 for fd in fds:
                     os.close(fd)
             self._sockets, self._has_finished = {}, True
-            os.write(self._ready, b"ready")
+            try:
+                os.write(self._ready, b"ready")
+            except OSError:
+                return False
+        return True
 
     async def wait_alone(self) -> None:
         """Until the predecessor has left its place to us; at once without one."""

@@ -101,3 +101,17 @@ def test_an_upgrade_that_fails_changes_nothing(origin: ScriptedOrigin, tmp_path:
         assert lbd.wait(10) == 0
         assert get(port).status == 200
         stop(pid_of(lbd))
+
+
+def test_a_new_master_whose_predecessor_dies_makes_room_for_another(origin: ScriptedOrigin, tmp_path: Path) -> None:
+    port, admin = free_ports(2)
+    text = config(origin, admin, f"127.0.0.1:{port}")
+    with start_lbd(text, tmp_path) as lbd:
+        lbd.signal(signal.SIGUSR2)
+        lbd.wait_for_log("upgrading: starting a new master")
+        lbd.signal(signal.SIGKILL)
+        lbd.wait_for_log("the old master died before this one was ready; .* so this one goes")
+        lbd.wait_for_log("stopped: nothing was cut short")
+        assert "Traceback" not in lbd.log()
+    with start_lbd(text, tmp_path):
+        assert get(port).status == 200

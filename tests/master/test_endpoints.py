@@ -114,3 +114,14 @@ def test_a_cluster_that_is_gone_is_no_error() -> None:
 def test_asking_for_a_cluster_that_is_not_there_is() -> None:
     with pytest.raises(KeyError):
         book().of("gone")
+
+
+def test_who_is_drained_is_known_by_address() -> None:
+    found = {"web": [ResolvedEndpoint("app:80", "10.0.0.1:80"), ResolvedEndpoint("b:80", "10.0.0.2:80")]}
+    places = Places(10, lambda place: 0)
+    mine = EndpointBook(found, places, lambda cluster: lambda address: True, lambda cluster: lambda each: (each.name == "app:80", 1))
+    assert [mine.is_drained("web", address) for address in ("10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80")] == [True, False, False]
+    assert not mine.is_drained("api", "10.0.0.1:80")
+    mine.replace("web", [ResolvedEndpoint("app:80", "10.0.0.3:80")])
+    assert [mine.is_drained("web", address) for address in ("10.0.0.1:80", "10.0.0.3:80")] == [False, True]
+    assert [mine.name_of("web", address) for address in ("10.0.0.3:80", "10.0.0.1:80")] == ["app:80", "10.0.0.1:80"]

@@ -396,10 +396,19 @@ async def test_a_successor_that_fails_leaves_the_file_where_it_is(tmp_path: Path
     os.close(writer)
 
 
+async def test_a_predecessor_that_has_died_is_noticed() -> None:
+    old = sockets_for(1)
+    handover, reader, _ = handed_over(old)
+    os.close(reader)
+    assert not handover.finish()
+    await handover.wait_alone()
+    old.close()
+
+
 async def test_without_a_predecessor_there_is_nothing_to_take() -> None:
     handover = Handover({})
     assert not handover.is_upgrade
     assert handover.take("127.0.0.1:1", 4) == []
     assert handover.take_heritage() == -1
     await handover.wait_alone()
-    handover.finish()
+    assert handover.finish()
