@@ -4,12 +4,15 @@ A worker beats about once a second, from a fiber that a task of trio has spawned
 disk, or was stopped, does not. Pings over the control channel (slot.py) find the same, later: they are for workers that start.
 
 Only time in which we were awake ourselves counts. When the machine was suspended, or all of lbd stopped, nobody has beaten meanwhile,
-and a long pause between two looks says no more about the worker than a short one.
+and a long pause between two looks says no more about the worker than a short one. Nor does time in which a worker wants a CPU and has none,
+on a machine with too much to do or in a container that is throttled: killing it would be the last thing such a machine needs.
 """
 
 from __future__ import annotations
 
 import logging
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import trio
@@ -23,7 +26,7 @@ if TYPE_CHECKING:
     from lbd.master.slot import Slot
     from lbd.master.supervisor import Supervisor
 
-__all__ = ["LOOK", "Silence", "Vigil"]
+__all__ = ["LOOK", "Silence", "Vigil", "cpu_seconds"]
 
 LOOK = 1.0  # seconds between two looks
 
@@ -33,8 +36,11 @@ log = logging.getLogger("lbd.master")
 class Silence:
     """How long one worker has not beaten, as far as we have seen."""
 
-    def __init__(self, now: float) -> None:
+    def __init__(self, now: float, cpu: Callable[[int], float | None] = lambda _pid: None) -> None:
+        """`cpu(pid)`: how long it has run, as long as it wants to; None while it waits for something else."""
         self.seconds = 0.0
+        self._cpu = cpu
+        self._ran: float | None = None
         self._pid = 0
         self._beat = -1
         self._looked = now
@@ -44,7 +50,13 @@ class Silence:
         passed = min(now - self._looked, LOOK)
         is_news = pid == 0 or (pid, beat) != (self._pid, self._beat)
         self._pid, self._beat, self._looked = pid, beat, now
-        self.seconds = 0.0 if is_news else self.seconds + passed
+        if is_news:
+            self.seconds, self._ran = 0.0, None
+            return 0.0
+        before, self._ran = self._ran, self._cpu(pid)
+        if before is not None and self._ran is not None:
+            passed = min(passed, self._ran - before)
+        self.seconds += passed
         return self.seconds
 
 
@@ -60,7 +72,7 @@ class Vigil:
     async def run(self, supervisor: Supervisor) -> None:
         """Until cancelled."""
         now = trio.current_time()
-        silences = [(slot, Silence(now)) for slot in supervisor.slots]
+        silences = [(slot, Silence(now, cpu_seconds)) for slot in supervisor.slots]
         while True:
             await trio.sleep(LOOK)
             now = trio.current_time()
@@ -87,3 +99,13 @@ class Vigil:
             log.error("worker %d (pid %d) | %s", slot.number, pid, line)
         if slot.pid == pid:
             slot.end(f"it hung: no sign of life for {silence:.0f} s")
+
+
+def cpu_seconds(pid: int, proc: Path = Path("/proc")) -> float | None:
+    """How long a process has run, when it runs or waits for a CPU; None when it waits for something else, or is not ours to look at."""
+    try:
+        text = (proc / str(pid) / "stat").read_text()
+    except OSError:
+        return None
+    state, *fields = text.rpartition(")")[2].split()  # proc(5): the third and what follows; the name before may have blanks and brackets
+    return (int(fields[10]) + int(fields[11])) / os.sysconf("SC_CLK_TCK") if state == "R" else None

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import logging
+import os
 from typing import TYPE_CHECKING
 
 import pytest
 import trio
 
 from lbd.master.slot import PING_INTERVAL, SILENCE_LIMIT
-from lbd.master.vigil import LOOK, Silence, Vigil
+from lbd.master.vigil import LOOK, Silence, Vigil, cpu_seconds
 from lbd.worker.messages import Configure
 from tests.master.crew import Crew, FakeWorker, obey, plan
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from lbd.master.slot import Slot
 
 pytestmark = pytest.mark.usefixtures("autojump_clock", "no_leaked_fds")
@@ -44,6 +47,41 @@ def test_a_pause_of_our_own_says_nothing_of_the_worker() -> None:
     silence.look(7, 1, 1.0)
     assert silence.look(7, 1, 3601.0) == LOOK
     assert silence.look(7, 2, 3602.0) == 0.0
+
+
+def test_of_one_that_waits_for_a_cpu_only_what_it_has_run_counts() -> None:
+    """A machine with too much to do: it had a tenth of a second of each."""
+    ran = [5.0]
+    silence = Silence(0.0, lambda _pid: ran[0])
+    silence.look(7, 1, 1.0)
+    assert silence.look(7, 1, 2.0) == 1.0  # from here on it is known how much it runs
+    for second in range(3, 13):
+        ran[0] += 0.1
+        silence.look(7, 1, float(second))
+    assert silence.seconds == pytest.approx(2.0)
+    ran[0] += 0.5
+    assert silence.look(7, 2, 13.0) == 0.0
+
+
+def test_one_that_loops_and_one_that_sleeps_are_silent_all_the_time() -> None:
+    ran = [0.0]
+    loops, sleeps = Silence(0.0, lambda _pid: ran[0]), Silence(0.0)
+    for second in range(1, 12):
+        ran[0] = float(second)
+        loops.look(7, 1, float(second))
+        sleeps.look(7, 1, float(second))
+    assert (loops.seconds, sleeps.seconds) == (10.0, 10.0)
+
+
+def test_what_the_kernel_says_of_a_process(tmp_path: Path) -> None:
+    ticks = os.sysconf("SC_CLK_TCK")
+    for pid, state in ((7, "R"), (8, "S"), (9, "T")):
+        (tmp_path / str(pid)).mkdir()
+        (tmp_path / str(pid) / "stat").write_text(
+            f"{pid} (a) R (b) {state} 1 7 7 0 -1 4194304 100 0 0 0 {3 * ticks} {ticks} 0 0 20 0 1 0 5\n"
+        )
+    assert [cpu_seconds(pid, tmp_path) for pid in (7, 8, 9, 10)] == [4.0, None, None, None]
+    assert cpu_seconds(os.getpid()) is not None  # we run
 
 
 # The vigil
