@@ -49,7 +49,8 @@ def check_access(
     if method not in SAFE_METHODS and ("origin" in fields or fields.get("sec-fetch-site", "none") != "none"):
         return Refusal(403, "a web page may not change anything: set [admin] token, or send the request without Origin")
     if is_command:
-        return Refusal(403, "changes are taken by the control socket (`lbd status` says where it is), or with a token: set [admin] token")
+        where = "`lbd status` says where it is; without one, set [admin] control"
+        return Refusal(403, f"changes are taken by the control socket ({where}), or with a token: set [admin] token")
     return None
 
 

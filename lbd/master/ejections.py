@@ -22,6 +22,7 @@ from lbd import metrics
 from lbd.cluster.outlier import Outliers, Stage, Verdict
 from lbd.cluster.tally import Tally, outstanding
 from lbd.cluster.witness import ERROR, GATEWAY, PROBE, PROBE_ERROR, PROVED
+from lbd.worker.log import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["Ejections"]
 
 LONGEST = 3600.0  # seconds between two looks at the clock
-SENTENCE = 300  # characters; a worker's words are not to be trusted with the log
+SENTENCE = 300  # characters; a worker's words are not to be trusted with the log, nor with the terminal of who asks for the status
 
 logger = logging.getLogger("lbd.health")
 
@@ -153,7 +154,7 @@ class Ejections:
         outliers, standing = self._clusters.get(finding.cluster), self.standing(finding.cluster, finding.address)
         if outliers is None:
             return
-        sentence = finding.sentence[:SENTENCE]
+        sentence = one_line(finding.sentence[:SENTENCE])
         if finding.kind in (GATEWAY, ERROR):
             self._judge(finding.cluster, finding.address, finding.kind, sentence)
         elif standing is None or standing.stage is not Stage.TRIAL:

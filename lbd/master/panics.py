@@ -33,7 +33,7 @@ class Panics:
 
     def __init__(self, look: Look) -> None:
         self._look = look
-        self._distress: dict[str, str] = {}  # cluster -> what was told last
+        self._distress: dict[str, str] = {}  # cluster -> what was told last; nothing of those that are well, or have left
         self._changed: set[str] = set()
         self._wake = trio.Event()
 
@@ -52,8 +52,9 @@ class Panics:
 
     def _tell(self, cluster: str) -> None:
         rules, endpoints = self._look(cluster)
-        before, now = self._distress.get(cluster, ""), distress(rules, endpoints)
-        self._distress[cluster] = now
+        before, now = self._distress.pop(cluster, ""), distress(rules, endpoints)
+        if now:
+            self._distress[cluster] = now
         if now == before:
             return
         up = f"{sum(endpoint.up and not endpoint.drained for endpoint in endpoints)} of {len(endpoints)} endpoints up"

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from lbd.worker.log_file import LogFile
 
-__all__ = ["LineBuffer", "LogPolicy", "flush_lines", "setup_logging"]
+__all__ = ["LineBuffer", "LogPolicy", "flush_lines", "one_line", "setup_logging"]
 
 BUFFER_LIMIT = 4 << 20  # a second of a busy worker's lines
 FLUSH_SIZE = 256 << 10  # a write costs three hand-overs of the GIL; what is larger leaves the CPU's cache before it is written

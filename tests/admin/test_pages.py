@@ -145,7 +145,8 @@ async def test_a_command_is_handed_on_with_who_gave_it() -> None:
         (
             command(is_unix=False),
             403,
-            "changes are taken by the control socket (`lbd status` says where it is), or with a token: set [admin] token",
+            "changes are taken by the control socket (`lbd status` says where it is; without one, set [admin] control), "
+            "or with a token: set [admin] token",
         ),
         (command(body=b"{"), 400, "the body is no JSON ("),
         (command(query="four=1h"), 422, 'drain takes no "four"; did you mean "for"?'),

@@ -324,7 +324,7 @@ def test_who_may(rig: Rig) -> None:
         answer = admin.ask("POST", path, {"Host": "localhost"})
         assert (answer.status, json.loads(answer.body)["error"].split(",")[0]) == (
             403,
-            "changes are taken by the control socket (`lbd status` says where it is)",
+            "changes are taken by the control socket (`lbd status` says where it is; without one",
         )
         assert admin.ask("POST", "/api/v1/reload", {"Host": "localhost"}).status == 200
     assert rig.ask("/api/v1/overlays")["overlays"] == []

@@ -185,3 +185,9 @@ async def test_a_reload_keeps_what_stays() -> None:
     assert [word for _, word, _ in ward.told] == ["e0 out", "e0 in"]
     ward.ejections.update({})
     assert (ward.numbers(), ward.ejections.why("web", "e0"), ward.ejections.trial("web", "e0")) == ({}, "", 0)
+
+
+async def test_a_workers_words_steer_no_terminal() -> None:
+    ward = Ward(["e0", "e1"])
+    ward.hear("e0", "gateway", "5 failures\n\x1b[2J")
+    assert ward.ejections.why("web", "e0") == "ejected for 30 s since 12:00:00 UTC: 5 failures\\n\\x1b[2J"
