@@ -139,7 +139,8 @@ def describe_reload(report: Tree) -> Iterator[str]:
     errors = report.get("errors", [])
     if errors:
         yield from errors
-        yield f"reload refused, nothing has changed: generation {report.get('generation')} stays in force"
+        if report.get("generation"):  # else it is about to leave
+            yield f"reload refused, nothing has changed: generation {report.get('generation')} stays in force"
         return
     yield f"reloaded: generation {report.get('generation')} is in force"
     yield from (f"warning: {warning}" for warning in report.get("warnings", []))

@@ -222,6 +222,7 @@ async def _upgrade(master: Master, notifier: Notifier, wishes: _Wishes) -> None:
         wishes.upgrade = trio.Event()
         if reason := await master.upgrade():
             notifier.status(f"{_serving(master)}; the upgrade failed: the new master {reason}")
+    wishes.reloads.pass_on(master.successor.reload)
     wishes.stop.set()
 
 

@@ -41,7 +41,7 @@ from lbd.master.plan import Plan
 from lbd.master.probe_tls import ProbeTls
 from lbd.master.probes import Prober
 from lbd.master.process import launch_worker, worker_environment
-from lbd.master.reload import ReloadReport, compare
+from lbd.master.reload import ReloadReport, compare, would_end_all
 from lbd.master.sockets import Change, Sockets, wanted_binds
 from lbd.master.standings import Standings
 from lbd.master.state_directory import StateDirectory
@@ -275,6 +275,8 @@ class Master:
     async def _reload(self) -> ReloadReport:
         # Left behind when a stop comes meanwhile: the file may be on a disk that does not answer.
         config = await trio.to_thread.run_sync(load_config, self.path, self._environ, abandon_on_cancel=True)
+        if reason := would_end_all(self.config, config):
+            return ReloadReport(self.generation, (reason,))
         try:
             return await self._change(config)
         except EnvironmentFault as fault:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from lbd.config.schema import Config
 
-__all__ = ["Changes", "ReloadReport", "compare"]
+__all__ = ["Changes", "ReloadReport", "compare", "would_end_all"]
 
 # What only a new start can change. A worker's place has its sockets and its segment of the board; who the workers are is decided
 # when they start; the admin listener must still answer who asked it for the reload.
@@ -107,6 +107,14 @@ def compare(old: Config, new: Config, generation: int) -> ReloadReport:
         drains=tuple(f"{kind[:-1]} {name}" for kind in ("listeners", "binds", "endpoints") for name in kinds[kind].removed),
         needs_restart=needs,
     )
+
+
+def would_end_all(old: Config, new: Config) -> str:
+    """Why a valid configuration is not put in force by a reload; "" when it may be. A file that is read while somebody writes it may be
+    empty, and nobody empties it to have lbd serve nothing."""
+    if new.listeners or not old.listeners:
+        return ""
+    return f"{new.file}: there is no listener, so that all that serve now would be closed; is the file complete? To serve nothing, stop lbd"
 
 
 def _things(config: Config) -> dict[str, dict[str, object]]:

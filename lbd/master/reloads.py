@@ -1,4 +1,7 @@
-"""Reloads, one at a time. Whoever asks while one runs gets the next, together with all others who ask meanwhile."""
+"""Reloads, one at a time. Whoever asks while one runs gets the next, together with all others who ask meanwhile.
+
+Whoever asks during an upgrade, or of a master that has a successor, asks that one: it may have read the file before it was changed.
+"""
 
 from __future__ import annotations
 
@@ -38,6 +41,11 @@ class Reloads:
         self._next: Request | None = None
         self._requested = trio.Event()
         self._is_over = False
+        self._successor: Callable[[], None] | None = None
+
+    def pass_on(self, successor: Callable[[], None]) -> None:
+        """Before run() is cancelled: `successor` asks for those that are not done by then, and for all that come later."""
+        self._successor = successor
 
     def request(self) -> Request:
         """The next reload that begins: it reads the file as it is from now on."""
@@ -45,7 +53,7 @@ class Reloads:
             self._next = Request()
             self._requested.set()
         if self._is_over:
-            self._next.answer(_stopping())
+            self._send_away(self._next)
         return self._next
 
     async def run(self) -> None:
@@ -62,8 +70,13 @@ class Reloads:
         finally:
             self._is_over = True
             for request in filter(None, (current, self._next)):
-                request.answer(_stopping())
+                self._send_away(request)
 
-
-def _stopping() -> ReloadReport:
-    return ReloadReport(0, ("lbd is stopping",))
+    def _send_away(self, request: Request) -> None:
+        if self._successor is None:
+            request.answer(ReloadReport(0, ("lbd is stopping",)))
+            return
+        self._successor()
+        request.answer(
+            ReloadReport(0, ("lbd has been upgraded meanwhile; the new one reads the file again, and its log says what came of it",))
+        )

@@ -17,8 +17,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import trio
@@ -114,6 +116,11 @@ class Successor:
     def __init__(self, pid: int, channel: socket.socket) -> None:
         self.pid = pid
         self._channel = channel
+
+    def reload(self) -> None:
+        """Asks it to read its configuration again."""
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGHUP)
 
     def release(self) -> None:
         """It is alone from now on, or the main one."""

@@ -115,3 +115,15 @@ def test_a_new_master_whose_predecessor_dies_makes_room_for_another(origin: Scri
         assert "Traceback" not in lbd.log()
     with start_lbd(text, tmp_path):
         assert get(port).status == 200
+
+
+def test_a_reload_during_an_upgrade_is_done_by_the_new_one(origin: ScriptedOrigin, tmp_path: Path) -> None:
+    port, admin = free_ports(2)
+    with start_lbd(config(origin, admin, f"127.0.0.1:{port}"), tmp_path) as lbd:
+        lbd.signal(signal.SIGUSR2)
+        lbd.wait_for_log("upgrading: starting a new master")
+        lbd.signal(signal.SIGHUP)
+        assert lbd.wait(20) == 0
+        wait_until(lambda: pid_of(lbd) not in (0, lbd.pid), "the new master", 20)
+        lbd.wait_for_log("reloaded, generation 2: nothing has changed")
+        stop(pid_of(lbd))

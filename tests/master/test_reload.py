@@ -10,7 +10,7 @@ import pytest
 
 from lbd.cluster.cluster import ClusterPolicy, EndpointPolicy, TimeoutPolicy
 from lbd.config.schema import AdminPolicy, Config, DaemonPolicy
-from lbd.master.reload import ReloadReport, compare
+from lbd.master.reload import ReloadReport, compare, would_end_all
 from lbd.proxy.listener import ListenerPolicy
 from lbd.routing.route import RoutePolicy
 from lbd.worker.log import LogPolicy
@@ -68,6 +68,14 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
 def test_the_line_for_the_log(case: str) -> None:
     changes, line = CASES[case]
     assert compare(OLD, replace(OLD, **changes), 2).line() == f"reloaded, generation 2: {line}"
+
+
+def test_a_file_without_listeners_closes_nothing() -> None:
+    empty = Config("lb.toml")
+    assert would_end_all(OLD, empty) == (
+        "lb.toml: there is no listener, so that all that serve now would be closed; is the file complete? To serve nothing, stop lbd"
+    )
+    assert [would_end_all(old, new) for old, new in ((empty, empty), (empty, OLD), (OLD, OLD))] == [""] * 3
 
 
 def test_the_report_for_the_admin_api() -> None:

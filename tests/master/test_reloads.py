@@ -62,6 +62,34 @@ async def test_who_waits_when_it_stops_is_told() -> None:
         assert (await request.wait()).errors == ("lbd is stopping",)
 
 
+async def test_who_waits_during_an_upgrade_asks_the_successor() -> None:
+    slow = Slow()
+    asked: list[float] = []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(slow.reloads.run)
+        running = slow.reloads.request()
+        await trio.sleep(1)
+        slow.reloads.pass_on(lambda: asked.append(trio.current_time()))
+        assert asked == []  # it may still be done
+        nursery.cancel_scope.cancel()
+    assert len(asked) == 1
+    late = slow.reloads.request()
+    assert len(asked) == 2
+    for request in (running, late):
+        assert (await request.wait()).errors[0].startswith("lbd has been upgraded meanwhile")
+
+
+async def test_with_a_successor_nobody_asks_for_what_nobody_wants() -> None:
+    slow = Slow()
+    asked: list[float] = []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(slow.reloads.run)
+        slow.reloads.pass_on(lambda: asked.append(0.0))
+        await trio.sleep(1)
+        nursery.cancel_scope.cancel()
+    assert asked == []
+
+
 async def test_a_waiter_that_gives_up_does_not_stop_the_reload() -> None:
     slow = Slow()
     async with trio.open_nursery() as nursery:
