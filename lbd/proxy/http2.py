@@ -312,7 +312,7 @@ class Http2Connection:
         downstream = Http2Downstream(self, number, True)
         self.listener.refused(downstream, refusal, 0.0)
         if not can_answer:
-            self.listener.stream_reset(code_name(PROTOCOL_ERROR))
+            self.listener.stream_reset(PROTOCOL_ERROR)
         else:
             try:
                 downstream.answer(RequestHead.make(), error_answer(refusal, self.listener.shows_reason, self.listener.wall_clock()))
@@ -334,7 +334,7 @@ class Http2Connection:
             downstream.trailers_arrived(event.trailers)
 
     def _stream_reset(self, event: StreamReset) -> None:
-        self.listener.stream_reset(code_name(event.code))
+        self.listener.stream_reset(event.code)
         self.outbox.forget(event.stream)
         downstream = self.downstreams.get(event.stream)
         if downstream is not None:
@@ -373,7 +373,7 @@ class Http2Connection:
     def reset(self, number: int, code: int) -> None:
         self.outbox.forget(number)
         if number in self.codec.streams:
-            self.listener.stream_reset(code_name(code))
+            self.listener.stream_reset(code)
         self.codec.reset(number, code)
         self.touched()
 

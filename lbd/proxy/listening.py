@@ -22,6 +22,7 @@ from lbd.proxy.target import Histogram, Target
 from lbd.routing.hello import HelloTable
 from lbd.routing.route import Route
 from lbd.routing.table import RoutingTable
+from lbd.wire.http2_frames import code_label
 from lbd.wire.refusal import HeadLimits
 
 if TYPE_CHECKING:
@@ -252,8 +253,8 @@ class Listener:
         """Streams of HTTP/2 have come or gone."""
         self._segment.add(self._cell(metrics.HTTP2_STREAMS.number, self.policy.name), change)
 
-    def stream_reset(self, code: str) -> None:
-        self._segment.add(self._cell(metrics.HTTP2_RESETS.number, code), 1)
+    def stream_reset(self, code: int) -> None:
+        self._segment.add(self._cell(metrics.HTTP2_RESETS.number, code_label(code)), 1)
 
     def told_to_go(self, code: str) -> None:
         self._segment.add(self._cell(metrics.HTTP2_GOAWAYS.number, code), 1)

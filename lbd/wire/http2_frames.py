@@ -47,6 +47,7 @@ __all__ = [
     "Flood",
     "StreamFault",
     "checked_settings",
+    "code_label",
     "code_name",
     "frame",
     "goaway_frame",
@@ -114,6 +115,11 @@ class Payload(NamedTuple):
 
 def code_name(code: int) -> str:
     return CODES[code] if code < len(CODES) else f"0x{code:x}"
+
+
+def code_label(code: int) -> str:
+    """For metrics: who sends a code must not choose how many there are."""
+    return CODES[code] if code < len(CODES) else "other"
 
 
 def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
