@@ -222,6 +222,7 @@ class Admission:
 
     def end_watch(self) -> None:
         self._queue.is_watched = False
+        self._is_connecting = False  # nobody is there any more to find out that it has given up
 
     def _count(self, change: int) -> None:
         if self._segment is not None:

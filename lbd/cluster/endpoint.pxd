@@ -18,7 +18,7 @@ cdef class Endpoint:
     cdef Segment _segment
     cdef Board _board
     cdef dict _cells, _failed
-    cdef Py_ssize_t _inflight, _connections, _opened, _reused, _timed, _answers
+    cdef Py_ssize_t _inflight, _connections, _elders, _opened, _reused, _timed, _answers
 
     cpdef settle(self, facts)
     cpdef try_out(self, Py_ssize_t trial)
@@ -32,6 +32,7 @@ cdef class Endpoint:
     cpdef join(self, Admission admission)
     cpdef Py_ssize_t load(self) except? -1
     cpdef bint is_full(self) except -1
+    cdef bint _is_full_with(self, Py_ssize_t load) except -1
     @cython.locals(share=double)
     cpdef observe(self, double seconds, double now, int status=*)
     cpdef attempted(self, outcome, bint is_excused=*)

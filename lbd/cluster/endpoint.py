@@ -71,8 +71,8 @@ class Endpoint:
     `trial`: it comes back from an ejection, and has no more than so many requests at once; 0: it is not on trial."""
 
     __slots__ = (
-        "_answers", "_board", "_cells", "_connections", "_failed", "_inflight", "_opened", "_reused", "_segment", "_timed", "address",
-        "admission", "backup", "cluster_name", "drained", "index", "is_limited", "latency", "max_connections", "max_requests",
+        "_answers", "_board", "_cells", "_connections", "_elders", "_failed", "_inflight", "_opened", "_reused", "_segment", "_timed",
+        "address", "admission", "backup", "cluster_name", "drained", "index", "is_limited", "latency", "max_connections", "max_requests",
         "metadata", "name", "observed_at", "origination", "own_limit", "own_weight", "pool", "priority", "trial", "up", "weight",
         "witness", "zone",
     )  # fmt: skip
@@ -99,6 +99,7 @@ class Endpoint:
         self.admission: Admission | None = None  # the cluster's, if anything there is limited
         self.index = facts.index
         self.trial = 0
+        self._elders = 0  # on trial: as many requests at most are from before it
         self.witness = Witness(facts.address, tell)
         self.settle(facts)
         self._cells: dict[str, int] = {}  # outcome -> cell; registered when first counted
@@ -136,6 +137,7 @@ class Endpoint:
         """On trial from now on (again, if it was), or no more."""
         if trial != self.trial:
             self.trial = trial
+            self._elders = self.load() if trial else 0
             if trial:
                 self.witness.begin_trial(self._inflight)
             else:
@@ -209,9 +211,17 @@ class Endpoint:
 
     def is_full(self) -> bool:
         """Whether it may not have one more request. Where nothing is limited (`is_limited`) nobody need ask."""
-        if self.max_requests > 0 and self.load() >= self.max_requests:
+        if self.max_requests > 0 and self._is_full_with(self.load()):
             return True
         return self.is_limited and self._lacks_connection()
+
+    def _is_full_with(self, load: int) -> bool:
+        """Whether so many requests are as many as it may have. What was there before a trial, sessions perhaps that last for days, takes
+        no room from it. How much of that is left nobody counts; it is never more than the least load since."""
+        if self._elders == 0:
+            return load >= self.max_requests
+        self._elders = min(self._elders, load)
+        return load >= self._elders + self.trial or load >= self.own_limit > 0
 
     # Connections
 

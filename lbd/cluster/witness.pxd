@@ -1,7 +1,7 @@
 cdef class Witness:
     cdef readonly bint is_alert
     cdef object _address, _breaker, _tell
-    cdef Py_ssize_t _failures, _worse, _most_failures, _most_errors, _stale
+    cdef Py_ssize_t _failures, _worse, _most_failures, _most_errors, _stale, _patience
     cdef bint _is_tried, _is_silent
 
     cpdef inform(self, breaker)

@@ -29,6 +29,8 @@ PROBE = "probe"  # a gateway failure in a trial
 PROBE_ERROR = "probe_error"  # an error in a trial: whether that is a failure depends on why there is one
 PROVED = "proved"  # a success in a trial: no failure, but the master must hear of it
 
+PATIENCE = 30  # seconds: timeouts.response, as most have it
+
 
 class Witness:
     """Of one endpoint; `tell` reports."""
@@ -41,6 +43,7 @@ class Witness:
         "_is_tried",
         "_most_errors",
         "_most_failures",
+        "_patience",
         "_stale",
         "_tell",
         "_worse",
@@ -56,6 +59,7 @@ class Witness:
         self._worse = 0  # the run of these and of errors
         self._is_tried = False
         self._stale = 0  # outcomes still to come of requests from before the trial
+        self._patience = 0  # seconds for which they are waited for
         self._is_silent = False
         self._breaker: Breaker | None = None
         self.is_alert = False
@@ -72,7 +76,7 @@ class Witness:
 
     def begin_trial(self, inflight: int) -> None:
         """Of what is `inflight` now the outcomes say how it was, not how it is."""
-        self._is_tried, self._stale = True, inflight
+        self._is_tried, self._stale, self._patience = True, inflight, PATIENCE
         self._start_anew()
 
     def end_trial(self) -> None:
@@ -80,8 +84,11 @@ class Witness:
         self._start_anew()
 
     def may_speak(self) -> None:
-        """A while has passed."""
+        """A second or so has passed."""
         self._is_silent = False
+        self._patience -= self._stale > 0
+        if self._patience <= 0:
+            self._stale = 0  # those who are left have been judged long ago, like sessions, or nobody has heard of their end
 
     def succeeded(self) -> None:
         self._failures = self._worse = 0

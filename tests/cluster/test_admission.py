@@ -344,6 +344,21 @@ def test_who_gives_up_before_it_has_made_its_connection_holds_up_nobody(board: B
     assert second.endpoint is not None
 
 
+def test_who_gives_up_last_leaves_nothing_behind(board: Board) -> None:
+    cluster = connections(board, 0, limit=1)
+    busy = begin(cluster)
+    (waiting,) = come(cluster, 1)
+    assert busy is not None
+    assert cluster.admission is not None
+    assert cluster.admission.begin_watch()
+    busy.disconnected()
+    busy.end()
+    assert waiting.endpoint is not None
+    waiting.end()
+    cluster.admission.end_watch()
+    assert begin(cluster) is not None
+
+
 def test_idle_connections_are_given_up_for_those_who_wait_elsewhere(board: Board) -> None:
     one, two = (connections(board, slot, each=1) for slot in range(2))
     kept = []

@@ -101,6 +101,16 @@ def test_what_began_before_the_trial_says_nothing_about_it() -> None:
     assert told.kinds() == "proved probe"
 
 
+def test_what_is_never_heard_of_again_does_not_hold_up_a_trial() -> None:
+    told = Told()
+    subject = witness(told)
+    subject.begin_trial(1000)  # sessions, say
+    play(subject, "." + "_" * 29 + ".")
+    assert told == []
+    play(subject, "_.")
+    assert told.kinds() == "proved"
+
+
 def test_nobody_listens() -> None:
     subject = Witness("e:1", None)
     subject.obey(OutlierPolicy(failures=1))
