@@ -25,8 +25,7 @@ from lbd.proxy.hedge import hedged_head
 from lbd.proxy.kept import KeptBody
 from lbd.proxy.reasons import failure
 from lbd.proxy.relay import IDLE, finish_upload, relay_body_down, relay_interim, run_upload
-from lbd.proxy.retry import LOST_RACES
-from lbd.proxy.retrying import begin_another, plan_after, plan_another
+from lbd.proxy.retrying import begin_another, is_excused, plan_after, plan_another
 from lbd.proxy.tunnel import run_tunnel
 from lbd.proxy.upgrades import offered
 from lbd.wire.body import CHUNKED, LENGTH, NO_BODY, response_framing
@@ -130,7 +129,7 @@ class Exchange(Attempting):
             except (ProxyError, Expired) as caught:
                 error = caught if isinstance(caught, ProxyError) else timeout_failure(self, caught.kind)
                 if error.side is Side.UPSTREAM:
-                    self.endpoint.attempted(error.reason, error.retry in LOST_RACES)
+                    self.endpoint.attempted(error.reason, is_excused(self, error))
                 if not plan_another(self, error):
                     raise error from None
             finally:
@@ -182,7 +181,7 @@ class Exchange(Attempting):
         may_repeat = request.method in target.methods
         self._certain = self.body is None or not may_repeat
         self.head_timeout = target.attempt_timeout if may_repeat else target.response_timeout
-        if self.body is None and target.keeps:
+        if self.body is None and target.keeps and (may_repeat or target.may_undo):
             self.kept = KeptBody(target.keeps)
         if target.total_timeout:
             self.total_at = self.started + target.total_timeout
@@ -255,6 +254,8 @@ class Exchange(Attempting):
         self.observe(head)
         self.first_byte_seconds = self.reactor.now - self.started
         self.status = head.status
+        if self.kept is not None:
+            self.kept.drop()
         if not self.route.is_plain:
             self.route.response_edits.apply(head.headers)
         if self.target.chooser is not None:

@@ -1,4 +1,5 @@
-"""Hedging: when an attempt takes longer than most, a second one begins at another endpoint, and the first to answer is used.
+"""Hedging: when an attempt takes longer than most, a second one begins at another endpoint, and the first to answer is used. Only an error
+of the second one waits until the first one has failed too: hedging must make nothing worse.
 
 Only for safe methods without a body (RFC 9110 9.2.1): both endpoints may do the work. The second attempt is one of `retry.attempts` and
 goes off the retry budget, so that a cluster that has become slow as a whole is not asked twice for everything.
@@ -18,8 +19,7 @@ from lbd.proxy.dial import open_upstream
 from lbd.proxy.endings import CONNECT, HEDGE, RESPONSE, TOTAL, timeout_failure
 from lbd.proxy.proxied import introduction
 from lbd.proxy.relay import IDLE
-from lbd.proxy.retry import LOST_RACES
-from lbd.proxy.retrying import failures_of
+from lbd.proxy.retrying import failures_of, is_excused
 
 if TYPE_CHECKING:
     from lbd.cluster.endpoint import Endpoint
@@ -32,6 +32,7 @@ __all__ = ["hedged_head"]
 
 SAFE = frozenset([b"GET", b"HEAD", b"OPTIONS"])
 OUTRUN = "outrun"  # the outcome of who loses
+FAILED = 500  # a status from which on an answer is an error
 
 
 async def hedged_head(exchange: Exchange) -> ResponseHead:
@@ -118,7 +119,7 @@ async def race(exchange: Exchange, rival: Rival) -> ResponseHead:
             else:
                 if head is not None:
                     return head
-        if rival.head is not None:
+        if rival.head is not None and (error is not None or rival.head.status < FAILED):
             failed.told.append(f"{exchange.endpoint.address} {error.reason if error is not None else OUTRUN}")
             rival.take_over(error.reason if error is not None and error.side is Side.UPSTREAM else OUTRUN)
             return rival.head
@@ -232,11 +233,15 @@ class Rival:
         self._fiber.cancel()
         self._close()
         outcome = OUTRUN if error is None else error.reason
+        told = outcome
+        if self.head is not None and self.head.status >= FAILED:
+            outcome, told = "upstream_status", str(self.head.status)
+            self.endpoint.observe(exchange.reactor.now - self._sent_at, exchange.reactor.now, self.head.status)
         if error is None or error.side is Side.UPSTREAM:
-            self.endpoint.attempted(outcome, error is None or error.retry in LOST_RACES)
+            self.endpoint.attempted(outcome, error is None or is_excused(exchange, error))
         self.endpoint.end()
         failed = failures_of(exchange)
-        failed.told.append(f"{self.endpoint.address} {outcome}")
+        failed.told.append(f"{self.endpoint.address} {told}")
         if error is not None:
             failed.counted += 1
             failed.tried.append(self.endpoint)

@@ -26,9 +26,13 @@ class KeptBody:
     def takes(self, size: int) -> bool:
         """Whether there is room for so much more; if not, the rest is of no use either."""
         if not self.is_lost and self._size + size > self._limit:
-            self.is_lost = True
-            self.pieces = []
+            self.drop()
         return not self.is_lost
+
+    def drop(self) -> None:
+        """There is no use for it any more."""
+        self.is_lost = True
+        self.pieces = []
 
     def whole(self) -> bytes:
         """In one piece."""

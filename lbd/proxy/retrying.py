@@ -17,14 +17,14 @@ from lbd.proxy.dial import again
 from lbd.proxy.endings import RESPONSE
 from lbd.proxy.grpc import NOT_GRPC, status_among
 from lbd.proxy.reasons import REASONS, failure
-from lbd.proxy.retry import MOST_HERE, MOST_WAIT, Next, decide, pause, retry_after
+from lbd.proxy.retry import LOST_RACES, MOST_HERE, MOST_WAIT, Next, decide, pause, retry_after
 
 if TYPE_CHECKING:
     from lbd.cluster.endpoint import Endpoint
     from lbd.proxy.exchange import Exchange
     from lbd.wire.message import ResponseHead
 
-__all__ = ["FailedAttempts", "begin_another", "failures_of", "plan_after", "plan_another"]
+__all__ = ["FailedAttempts", "begin_another", "failures_of", "is_excused", "plan_after", "plan_another"]
 
 TOO_MANY_REQUESTS = 429
 DENIALS = {
@@ -74,7 +74,7 @@ def plan_another(exchange: Exchange, error: ProxyError, head: ResponseHead | Non
     """An attempt has failed: whether there will be another one, which begin_another() begins once this one is cleared away."""
     failed = failures_of(exchange)
     admission = exchange.endpoint.admission
-    if admission is not None and error.reason in TIMEOUTS:
+    if admission is not None and error.reason in TIMEOUTS and not is_excused(exchange, error):
         admission.dropped(exchange.reactor.now)
     is_end = error.retry is Retry.REUSED_ONLY or (error.retry is Retry.UNSENT_HERE and exchange.attempts < MOST_HERE)
     failed.counted += not is_end  # the end of a connection is no failure
@@ -105,6 +105,17 @@ def plan_another(exchange: Exchange, error: ProxyError, head: ResponseHead | Non
     failed.error = again(error)
     failed.told.append(f"{exchange.endpoint.address} {error.reason if head is None else head.status}")
     return True
+
+
+def is_excused(exchange: Exchange, error: ProxyError) -> bool:
+    """Whether a failure of an attempt tells nothing against its endpoint.
+
+    The total time is the endpoint's doing only where it alone has used it up. Were it always, clients that read slowly, or a queue, could
+    have one endpoint after the other ejected.
+    """
+    if error.reason == "total_timeout":
+        return exchange.status != 0 or not exchange.upload_done or exchange.attempts > 1 or exchange.waited > 0
+    return error.retry in LOST_RACES
 
 
 def is_body_at_hand(exchange: Exchange) -> bool:
@@ -155,7 +166,7 @@ async def begin_another(exchange: Exchange) -> None:
             await exchange.reactor.sleep(failed.wait)
         finally:
             exchange.downstream.stream.guard = None
-        endpoint = exchange.pick(failed.tried) or endpoint  # things may have changed meanwhile
+        endpoint = exchange.pick(failed.tried) or exchange.pick(failed.avoided)  # things may have changed meanwhile
     if endpoint is None or (cluster.admission is not None and not cluster.admission.takes(endpoint)):
         try:
             endpoint = await wait_for_room(exchange, failed.tried)

@@ -21,6 +21,7 @@ cdef class Target:
     cdef public object rules, methods, hedging
     cdef public RetryBudget budget
     cdef public int judged_from, keeps
+    cdef public bint may_undo
     cdef public double connect_timeout, response_timeout, attempt_timeout, idle_timeout, total_timeout
     cdef public Histogram upstream_duration
     cdef Segment _segment

@@ -50,8 +50,8 @@ class Target:
 
     __slots__ = (
         "_answered", "_called", "_cells", "_duration", "_labels", "_segment", "attempt_timeout", "budget", "chooser", "cluster",
-        "cluster_name", "connect_timeout", "hedging", "idle_timeout", "judged_from", "keeps", "methods", "own_host", "response_timeout",
-        "route_name", "rules", "send_proxy", "total_timeout", "upstream_duration",
+        "cluster_name", "connect_timeout", "hedging", "idle_timeout", "judged_from", "keeps", "may_undo", "methods", "own_host",
+        "response_timeout", "route_name", "rules", "send_proxy", "total_timeout", "upstream_duration",
     )  # fmt: skip
 
     def __init__(
@@ -75,8 +75,9 @@ class Target:
         self.methods = self.rules.methods
         self.judged_from = self.rules.judged_from
         self.hedging: HedgeDelay | None = cluster.hedging if cluster is not None else None
-        # What streams up is kept where it could be sent again: HTTP/1 never says that it has not looked at a request.
         self.keeps = retry.max_body if retry.attempts else 0
+        # Whether what must not be repeated can be sent again once it is on its way: HTTP/1 never says that it has not looked at a request.
+        self.may_undo = bool(self.rules.grpc) or (cluster is not None and cluster.policy.protocol != "http1")
         self.attempt_timeout = min(filter(None, (self.response_timeout, retry.per_try)), default=0.0)  # where it may be tried again
         self._segment = segment
         self._cells = segment.cells
