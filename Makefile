@@ -7,9 +7,10 @@ UNIT := $(PYTEST) -m "not e2e"
 BOTH := tests/core tests/wire tests/proxy tests/cluster tests/routing
 SECONDS ?= 60
 MINUTES ?= 10
+SEED ?= 0
 ARGS ?=
 
-.PHONY: run test check e2e bench fuzz soak fmt fmt-check lint types layers unit-compiled unit-pure build clean help
+.PHONY: run test check e2e bench fuzz soak chaos simulation fmt fmt-check lint types layers unit-compiled unit-pure build clean help
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -36,6 +37,12 @@ bench: .venv/.ready-bench build ## against nginx and haproxy; ARGS="--quick", "-
 
 fuzz: .venv/.ready-fuzz ## coverage-guided, SECONDS=60 a target
 	LBD_PURE=1 $(PYTHON) -m tests.fuzz --seconds $(SECONDS) $(ARGS)
+
+chaos: .venv/.ready-test build ## everything goes wrong at once, SECONDS=60 SEED=N: every answer is looked at
+	$(PYTHON) -m tests.chaos --seconds $(SECONDS) --seed $(SEED) $(ARGS)
+
+simulation: .venv/.ready-simulation ## the policies on virtual time; ARGS=--write draws docs/images
+	LBD_PURE=1 $(PYTHON) -m tests.simulation $(ARGS)
 
 soak: .venv/.ready-bench build ## load with reloads and kills, MINUTES=10: nothing fails, nothing grows
 	$(PYTHON) -m tests.bench.soak --minutes $(MINUTES) $(ARGS)
