@@ -53,9 +53,11 @@ async def storm(site: Site, clients: Clients, troubles: Troubles, seed: int, sec
     async with trio.open_nursery() as nursery:
         nursery.start_soon(clients.run)
         begin = trio.current_time()
-        await site.run(events, begin)
-        await trio.sleep(max(0.0, begin + seconds - trio.current_time()))
-        troubles.over = True
+        try:
+            await site.run(events, begin)
+            await trio.sleep(max(0.0, begin + seconds - trio.current_time()))
+        finally:
+            troubles.over = True
 
 
 def judge(site: Site, clients: Clients, before: Rest, after: Rest) -> list[str]:
