@@ -244,7 +244,7 @@ class Cluster:
         self._roster.revision += 1
         for endpoint in self.endpoints:
             endpoint.limit(True)
-        self._slow_start.settle(self.endpoints, is_hash=self.policy.balance in HASHES)
+        self._slow_start.settle(self.endpoints, is_hash=self.policy.balance in HASHES, was_panicking=self._whole.is_panicking)
 
     def tick(self) -> None:
         """A second or so has passed."""

@@ -6,6 +6,9 @@ weight grows from a tenth to all of it in `slow_start` seconds, in a straight li
 Who comes back: whoever is in now and was not when this was looked at last, while others were. Not who is there from the beginning: at a
 cluster's first start everybody is new, and there is nobody to spare them; those that had to pass a check first have just done so.
 
+Nobody is spared after a panic, for as long as that takes: those that had been held for down were in use all the time, and they are
+needed. (In a simulation seven of ten came back from checks that had been wrong, with a tenth of their weight; the other three fell over.)
+
 Selectors know whole weights only, and need nothing else: while somebody comes back everybody's weight is multiplied by GRAIN, and a
 worker looks again every second. So choosing costs what it always does; only the ratios of weights mean anything, and it does not matter
 that all grow. For hashes weights are places on a ring: a share that grew would move keys all the while, so they come back at once.
@@ -13,6 +16,7 @@ that all grow. For hashes weights are places on a ring: a share that grew would 
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -29,7 +33,7 @@ GRAIN = 20
 class SlowStart:
     """Sets the weights of one cluster's endpoints in this worker."""
 
-    __slots__ = ("_began", "_clock", "_in", "_waiting", "seconds")
+    __slots__ = ("_began", "_clock", "_in", "_needed_until", "_waiting", "seconds")
 
     def __init__(self, seconds: float, clock: Callable[[], float]) -> None:
         """`seconds`: 0 is at once."""
@@ -38,14 +42,17 @@ class SlowStart:
         self._in: set[Endpoint] = set()
         self._waiting: set[Endpoint] | None = None  # there from the beginning, and not in yet; None: before the beginning
         self._began: dict[Endpoint, float] = {}  # who comes back, and since when
+        self._needed_until = -inf  # everybody, after a panic
 
     @property
     def is_at_work(self) -> bool:
         """Weights are not what they will be."""
         return bool(self._began)
 
-    def settle(self, endpoints: Sequence[Endpoint], *, is_hash: bool) -> None:
-        """Something has changed about these, or time has passed."""
+    def settle(self, endpoints: Sequence[Endpoint], *, is_hash: bool, was_panicking: bool = False) -> None:
+        """Something has changed about these, or time has passed. `was_panicking`: up to now health was ignored."""
+        if was_panicking:
+            self._needed_until = self._clock() + self.seconds
         self._note(endpoints)
         if is_hash:
             self._began.clear()
@@ -64,7 +71,7 @@ class SlowStart:
         came = now_in - self._in
         if self.seconds > 0 and self._in:
             now = self._clock()
-            for endpoint in came - (self._waiting or set()):
+            for endpoint in came - (self._waiting or set()) if now >= self._needed_until else ():
                 self._began[endpoint] = now
         for endpoint in self._began.keys() - now_in:
             del self._began[endpoint]

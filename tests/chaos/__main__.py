@@ -78,10 +78,11 @@ def judge(site: Site, clients: Clients, before: Rest, after: Rest) -> list[str]:
     return wrong
 
 
-def chaos(directory: Path, seconds: float, seed: int, *, verbose: bool) -> list[str]:
+def chaos(directory: Path, seconds: float, seed: int, *, verbose: bool = False, per_try: str = "700ms") -> list[str]:
+    """What was wrong. `per_try`: a slow machine needs more, for a slow answer is none then."""
     with ExitStack() as stack:
         troubles = Troubles()
-        site = Site(directory, ORIGINS, WORKERS, troubles, stack)
+        site = Site(directory, ORIGINS, WORKERS, troubles, stack, per_try)
         calm = Troubles()
         trio.run(storm, site, Clients(site.port, site.tls_port, site.tcp_port, calm, seed, "warm-"), calm, seed, WARM_UP)
         before = rest(site)

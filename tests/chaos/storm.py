@@ -81,8 +81,8 @@ health = {{ protocol = "tcp", interval = "200ms", timeout = "500ms", fall = 2, r
 """
 # What lets every safe request through while two of five origins are unwell.
 SAFE = """\
-timeouts = { response = "10s" }
-retry = { attempts = 3, on = ["connect", "reset", "timeout", "refused-stream", "500-504"], per_try = "700ms", budget = 1.0 }
+timeouts = { response = "10s", connect = "2s" }
+retry = { attempts = 3, on = ["connect", "reset", "timeout", "refused-stream", "500-504"], per_try = "{per_try}", budget = 1.0 }
 outlier = { ejection = "2s" }
 """
 
@@ -109,8 +109,8 @@ class ChaosLbd(LbdDaemon):
 class Site:
     """Five origins and a daemon in front of them."""
 
-    def __init__(self, directory: Path, origins: int, workers: int, troubles: Troubles, stack: ExitStack) -> None:
-        self.directory, self.workers, self.troubles = directory, workers, troubles
+    def __init__(self, directory: Path, origins: int, workers: int, troubles: Troubles, stack: ExitStack, per_try: str) -> None:
+        self.directory, self.workers, self.troubles, self.per_try = directory, workers, troubles, per_try
         self.port, self.tls_port, self.tcp_port, self.admin, *ports = free_ports(4 + 4 * origins)
         self.ledger = directory / "ledger"
         self.ledger.touch()
@@ -161,7 +161,7 @@ class Site:
             cert=self.cert, key=self.key, balance=BALANCES[variant % len(BALANCES)],
             web=addresses([origin.ports[0] for origin in self.origins]), ws=addresses([origin.ports[1] for origin in self.origins]),
             tcp=addresses([origin.ports[2] for origin in self.origins]), grpc=addresses([call.port for call in self.grpc]),
-            more=SAFE + f"pool = {{ max_idle = {(0, 1, 8, 128)[variant % 4]} }}",
+            more=SAFE.replace("{per_try}", self.per_try) + f"pool = {{ max_idle = {(0, 1, 8, 128)[variant % 4]} }}",
         )  # fmt: skip
 
     # What is done

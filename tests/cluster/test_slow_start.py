@@ -142,6 +142,25 @@ def test_there_is_nothing_to_look_at_for_hashes(is_hash: bool, is_at_work: bool)
     assert slow_start.is_at_work is is_at_work
 
 
+def test_after_a_panic_everybody_is_needed() -> None:
+    """They were in use all the time, whatever was said of them."""
+    members = endpoints(1, 1)
+    now = 100.0
+    slow_start = SlowStart(10.0, lambda: now)
+    slow_start.settle(members, is_hash=False)
+    members[0].up = False
+    slow_start.settle(members, is_hash=False)
+    members[0].up = True
+    slow_start.settle(members, is_hash=False, was_panicking=True)
+    assert [member.weight for member in members] == [1, 1]
+    for moment, weights in ((109.0, [1, 1]), (111.0, [2, GRAIN])):
+        now = moment
+        for up in (False, True):
+            members[0].up = up
+            slow_start.settle(members, is_hash=False)
+        assert [member.weight for member in members] == weights
+
+
 def test_without_it() -> None:
     clocked = Clocked(A, B, slow_start=0.0)
     clocked.back(0)

@@ -65,15 +65,15 @@ def main() -> int:
     arguments = parser.parse_args()
     stories: list[tuple[str, str, list[Curve], dict[str, Site]]] = [
         (
-            "retry-storm.png", "20 s of slowness at three quarters of the capacity, 100 servers", [ATTEMPTS, SERVED],
+            "retry-storm.png", "20 s of slowness at three quarters of the capacity, 8 servers", [ATTEMPTS, SERVED],
             {"without a budget": scenarios.retry_storm(budgeted=False), "with lbd's budget": scenarios.retry_storm(budgeted=True)},
         ),
         (
-            "panic.png", "Health checks that are wrong about 14 of 20 servers, for a minute", [SERVED, SLOWEST],
+            "panic.png", "Health checks that are wrong about seven of ten servers, for a minute", [SERVED, SLOWEST],
             {"believed (panic = 0)": scenarios.panic(threshold=0.0), "lbd's panic threshold": scenarios.panic(threshold=0.5)},
         ),
         (
-            "slow-start.png", "One of ten servers comes back with cold caches", [SERVED, SLOWEST],
+            "slow-start.png", "One of five servers comes back with cold caches", [SERVED, SLOWEST],
             {"at once (slow_start = 0s)": scenarios.slow_start(ramp=0.0), "slow_start = 30s": scenarios.slow_start(ramp=30.0)},
         ),
     ]  # fmt: skip
@@ -85,7 +85,7 @@ def main() -> int:
             draw(file, title, curves, sites)
     site = scenarios.flapping()
     bad, good = scenarios.ejections_of(site)
-    print("One server in twenty fails three quarters of its requests, 200 servers, one hour")
+    print("One server in twenty fails three quarters of its requests, 100 servers, one hour")
     told("    lbd's ejections", site)
     print(f"    {len(bad)} bad servers were taken out {min(bad)} to {max(bad)} times each, {len(good)} of the others at all")
     return 0

@@ -53,7 +53,7 @@ def built(count: int, policy: ClusterPolicy | None = None, *, seed: int = 1, pat
     return Site(world, Balancer(world, policy, servers, random, patience=patience, budgeted=budgeted), list(servers.values()), random)
 
 
-def retry_storm(count: int = 100, *, budgeted: bool, until: float = 180.0, seed: int = 1) -> Site:
+def retry_storm(count: int = 8, *, budgeted: bool, until: float = 120.0, seed: int = 1) -> Site:
     """At three quarters of its capacity everything is five times slower for 20 s, a stalled database; then it is well again.
 
     Ejections are off: this is about retries alone.
@@ -72,8 +72,8 @@ def retry_storm(count: int = 100, *, budgeted: bool, until: float = 180.0, seed:
     return site
 
 
-def panic(count: int = 20, *, threshold: float, until: float = 150.0, seed: int = 1) -> Site:
-    """Health checks hold 14 of 20 servers for down that are perfectly well, for a minute, at three quarters of all capacity."""
+def panic(count: int = 10, *, threshold: float, until: float = 150.0, seed: int = 1) -> Site:
+    """Health checks hold seven of ten servers for down that are perfectly well, for a minute, at three quarters of all capacity."""
     site = built(count, ClusterPolicy("web", (), panic=threshold), seed=seed)
     mistaken = list(site.balancer.servers)[: count * 7 // 10]
 
@@ -88,7 +88,7 @@ def panic(count: int = 20, *, threshold: float, until: float = 150.0, seed: int 
     return site
 
 
-def flapping(count: int = 200, *, hours: float = 1.0, rate: float = 50.0, seed: int = 1) -> Site:
+def flapping(count: int = 100, *, hours: float = 1.0, rate: float = 40.0, seed: int = 1) -> Site:
     """One server in twenty fails three quarters of what it is asked: it must not come and go all the time, and no other one go."""
     site = built(count, ClusterPolicy("web", (), balance="random"), seed=seed)
     for server in site.servers[::20]:
@@ -98,7 +98,7 @@ def flapping(count: int = 200, *, hours: float = 1.0, rate: float = 50.0, seed: 
     return site
 
 
-def slow_start(count: int = 10, *, ramp: float, until: float = 150.0, seed: int = 1) -> Site:
+def slow_start(count: int = 5, *, ramp: float, until: float = 150.0, seed: int = 1) -> Site:
     """A server comes back with cold caches: eight times slower at first, and warmer with each request."""
     site = built(count, ClusterPolicy("web", (), slow_start=ramp, outlier=OutlierPolicy(enabled=False)), seed=seed)
     cold = site.servers[0]

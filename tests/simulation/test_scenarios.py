@@ -32,10 +32,10 @@ def test_a_budget_ends_a_retry_storm() -> None:
 
 
 def test_panic_keeps_the_few_from_being_crushed() -> None:
-    believed = scenarios.panic(10, threshold=0.0, until=80)
-    panicked = scenarios.panic(10, threshold=0.5, until=80)
+    believed = scenarios.panic(10, threshold=0.0, until=120)
+    panicked = scenarios.panic(10, threshold=0.5, until=120)
     assert answered(believed, 40, 80) < 0.5
-    assert answered(panicked, 40, 80) > 0.99
+    assert answered(panicked, 40, 120) > 0.99, "not when the checks are right again, either"
 
 
 def test_slow_start_spares_a_cold_server() -> None:
