@@ -95,6 +95,10 @@ class StateDirectory:
                 raise EnvironmentFault(f"{path} is not a directory; remove it, or name another place", KEY)
             if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
                 raise EnvironmentFault(f"others may write in {path}, and could give lbd orders there; chmod 0700 {path}", KEY)
+            if status.st_uid not in (0, os.geteuid()):
+                raise EnvironmentFault(
+                    f"{path} belongs to uid {status.st_uid}, who could give lbd orders there; chown it to uid {os.geteuid()}", KEY
+                )
             # For reading: that works on a read-only file system too, where the file is there from better days.
             own = os.open(path / LOCK, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
         except OSError as error:

@@ -113,6 +113,16 @@ def test_what_somebody_has_configured_wrong_ends_the_start(configured: bool, tmp
         assert str(fault.value).startswith("$STATE_DIRECTORY: ") is not configured
 
 
+def test_a_directory_of_somebody_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_leaked_fds: None) -> None:
+    """Of the workers' user above all."""
+    if os.geteuid() == 0:
+        os.chown(tmp_path, 65534, -1)
+    else:
+        monkeypatch.setattr(state_directory.os, "geteuid", lambda: 65534)  # type: ignore[attr-defined]
+    with pytest.raises(EnvironmentFault, match=r"belongs to uid \d+, who could give lbd orders there; chown it to uid \d+"):
+        StateDirectory(tmp_path)
+
+
 @pytest.mark.parametrize("trouble", [errno.ENOSPC, errno.EROFS, errno.EIO, errno.EDQUOT])
 def test_a_start_survives_a_sick_disk(
     trouble: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
