@@ -273,7 +273,7 @@ class Endpoint:
             self._time(seconds)
         if status >= 500 or self.witness.is_alert:
             self._judge(status)
-        if self.admission is not None:
+        if self.admission is not None and status < 500:  # how fast it refuses says nothing of how fast it can be
             self.admission.took(seconds, now)
 
     def attempted(self, outcome: str, is_excused: bool = False) -> None:

@@ -389,6 +389,18 @@ def test_a_place_on_the_board_takes_its_connections_along(board: Board) -> None:
 # The adaptive limit
 
 
+def test_errors_that_come_quickly_do_not_make_answers_slow(board: Board) -> None:
+    cluster = Cluster(ClusterPolicy("web", (), adaptive=AdaptivePolicy(enabled=True, initial=20)), board.segment(0), board, Random(1))
+    cluster.place = PLACE
+    cluster.update([Facts("a:1")])
+    for number in range(150):
+        seconds, status = (0.001, 503) if 50 <= number < 100 else (0.05, 200)
+        cluster.endpoints[0].observe(seconds, 1.0 + number / 100, status)
+    assert cluster.admission is not None
+    cluster.admission.tell()
+    assert board.totals()[(metrics.ADAPTIVE_LIMIT.number, ("web",))] == [20]
+
+
 def test_above_the_adaptive_limit_requests_wait(board: Board) -> None:
     policy = ClusterPolicy("web", (), adaptive=AdaptivePolicy(enabled=True, initial=3))
     cluster = Cluster(policy, board.segment(0), board, Random(1))
