@@ -91,7 +91,7 @@ def plan_another(exchange: Exchange, error: ProxyError, head: ResponseHead | Non
     denial = ""
     if not is_body_at_hand(exchange):
         denial = "body"
-    elif step is Next.SAME_ENDPOINT:
+    elif step is Next.SAME_ENDPOINT and not exchange.endpoint.drained:
         failed.next, failed.wait = exchange.endpoint, 0.0
     else:
         denial = find_next(exchange, error, failed, head)

@@ -60,6 +60,24 @@ async def test_who_is_drained_during_a_back_off_does_not_get_the_retry() -> None
         assert play.lines[0].reason == "upstream_status"  # type: ignore[attr-defined]
 
 
+async def test_a_connection_that_ends_because_its_endpoint_was_drained_is_made_good_elsewhere() -> None:
+    async with Playbook(clusters=[cluster("one:1", "two:2", retry=RetryPolicy(attempts=0))]) as play:
+        play.downstream >> GET
+        up = await take(play)
+        up >> OK
+        await play.downstream.read_until(b"ok")
+        play.clusters["web"].set_health("two:2", False)
+        play.downstream >> GET  # one:1 again
+        await up.read_until(END)
+        play.clusters["web"].set_health("two:2", True)
+        drain(play, "one:1")
+        up.close()
+        up = await take(play)
+        up >> OK
+        await play.downstream.expect(b"HTTP/1.1 200", until=b"ok")
+        assert play.dialled == ["one:1", "two:2"]
+
+
 # Hedges
 
 
