@@ -41,7 +41,7 @@ class LimitPolicy:
     max_connections: Annotated[int, Count(0, zero="no limit")] = 0  # at once, idle ones too
 
 
-MISSES = 16  # who wait for what is not there, by the endpoints that they have tried, before the others are left to the next time
+MISSES = 16  # kins that wait for what is not there, like those who have tried the others, before the rest is left to the next time
 
 
 class Admission:
@@ -184,15 +184,17 @@ class Admission:
     def serve(self) -> None:
         """There may be room: for those who wait, in their order."""
         self._is_serving = True
-        misses = 0
+        missed: set[object] = set()
         try:
             for place in self._queue:
                 if self.is_full():
                     return
+                if place.kin in missed:
+                    continue
                 endpoint = place.pick()
                 if endpoint is None:
-                    misses += 1
-                    if misses > MISSES or not self._cluster.has_room():
+                    missed.add(place.kin)
+                    if len(missed) > MISSES or not self._cluster.has_room():
                         return
                     continue
                 self._queue.leave(place)

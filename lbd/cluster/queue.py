@@ -39,6 +39,10 @@ class Place(Protocol):
     rank: int
     since: float
 
+    @property
+    def kin(self) -> object:
+        """When one finds no endpoint, others of the same kin find none either."""
+
     def pick(self) -> Endpoint | None:
         """An endpoint that has room for it now."""
 

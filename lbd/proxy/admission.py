@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from lbd.proxy.exchange import Exchange
     from lbd.proxy.target import Target
 
-__all__ = ["Waiter", "may_wait", "refusal", "wait_for_room"]
+__all__ = ["Waiter", "kin_of", "may_wait", "refusal", "wait_for_room"]
 
 LOOK = 0.01  # seconds between two looks at what other workers have in flight
 
@@ -31,13 +31,16 @@ LOOK = 0.01  # seconds between two looks at what other workers have in flight
 class Waiter:
     """A Place in the queue of `cluster`, for the running fiber. `pick()` gives an endpoint with room for it, if there is one."""
 
-    __slots__ = ("_cluster", "_reactor", "_served", "_why", "endpoint", "pick", "rank", "since")
+    __slots__ = ("_cluster", "_reactor", "_served", "_why", "endpoint", "kin", "pick", "rank", "since")
 
-    def __init__(self, reactor: Reactor, cluster: Cluster, pick: Callable[[], Endpoint | None], rank: int, since: float) -> None:
+    def __init__(
+        self, reactor: Reactor, cluster: Cluster, kin: object, pick: Callable[[], Endpoint | None], rank: int, since: float
+    ) -> None:
         self._reactor = reactor
         self._cluster = cluster
         self._served = Signal(reactor)
         self._why = ""
+        self.kin = kin
         self.pick = pick
         self.rank = rank
         self.since = since
@@ -62,6 +65,8 @@ class Waiter:
             raise turned_away("queue_full" if admission.policy.queue.size else "concurrency_limited", cluster)
         if admission.begin_watch():
             reactor.spawn(look(admission, reactor), f"queue of {cluster.name}")
+        if admission.waiting > 1:
+            admission.serve()  # it has not been asked yet, and those before it may wait for others
         fiber, until = reactor.running(), reactor.now + admission.policy.queue.timeout
         fiber.arm_at(min(until, latest), QUEUE if until < latest else kind)
         try:
@@ -93,7 +98,9 @@ async def wait_for_room(exchange: Exchange, tried: Collection[Endpoint]) -> Endp
     if not may_wait(exchange.target, tried):
         raise refusal(exchange.target)
     began = reactor.now
-    waiter = Waiter(reactor, cluster, lambda: exchange.pick(tried), exchange.route.rank, exchange.started if exchange.attempts else began)
+    kin = exchange if tried else kin_of(exchange.target)
+    since = exchange.started if exchange.attempts else began
+    waiter = Waiter(reactor, cluster, kin, lambda: exchange.pick(tried), exchange.route.rank, since)
     exchange.guard()
     try:
         return await waiter.wait(exchange.total_at, TOTAL)
@@ -101,6 +108,11 @@ async def wait_for_room(exchange: Exchange, tried: Collection[Endpoint]) -> Endp
         exchange.downstream.stream.guard = None
         exchange.waited += reactor.now - began
         exchange.listener.queued(cluster.name, reactor.now - began)
+
+
+def kin_of(target: Target) -> object:
+    """What those have in common who have not tried anybody yet and may go to the same endpoints."""
+    return target.chooser or target.cluster
 
 
 def refusal(target: Target) -> ProxyError:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from lbd.core.fiber import Expired, HungUp
 from lbd.core.timers import NEVER
 from lbd.errors import ProxyError, Retry, Side
-from lbd.proxy.admission import Waiter, may_wait, refusal
+from lbd.proxy.admission import Waiter, kin_of, may_wait, refusal
 from lbd.proxy.dial import open_stream
 from lbd.proxy.endings import CONNECT, QUEUE
 from lbd.proxy.forwarding import without_mapping
@@ -242,7 +242,8 @@ class Session:
             while True:
                 stream.guard = None if stream.hung_up else self._fiber
                 try:
-                    waiter = Waiter(self._reactor, cluster, lambda: self._target.pick(key, self._tried), self._rank, began)
+                    kin = self if self._tried else kin_of(self._target)
+                    waiter = Waiter(self._reactor, cluster, kin, lambda: self._target.pick(key, self._tried), self._rank, began)
                     return await waiter.wait(until, QUEUE)
                 except HungUp:
                     if stream.broken:

@@ -37,6 +37,10 @@ class Request:
         self.why = ""
         self.tried: list[Endpoint] = []
 
+    @property
+    def kin(self) -> object:
+        return self if self.tried else self.cluster
+
     def pick(self) -> Endpoint | None:
         return self.cluster.pick(b"", self.tried)
 

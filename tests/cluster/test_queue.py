@@ -22,6 +22,7 @@ class Waiting:
     rank: int = 1
     since: float = 0.0
     turned_away: list[str] = field(default_factory=list)
+    kin: object = None
 
     def pick(self) -> Endpoint | None:
         raise AssertionError("the queue does not ask")

@@ -10,7 +10,9 @@ import trio
 from lbd import metrics
 from lbd.cluster.cluster import ClusterPolicy, EndpointPolicy, RetryPolicy, TimeoutPolicy
 from lbd.cluster.outlier import OutlierPolicy
+from lbd.cluster.queue import QueuePolicy
 from lbd.proxy.listener import ListenerPolicy
+from lbd.routing.route import RoutePolicy
 from lbd.worker.messages import EndpointState
 from tests.support.script import Playbook
 
@@ -144,6 +146,28 @@ async def test_who_has_had_all_of_the_total_time_is_told_of() -> None:
         await take(play)
         await play.downstream.expect(b"HTTP/1.1 504", until=b"504 Gateway Timeout\n")
         assert play.noticed == [("one:1", "gateway")]
+
+
+# Queues
+
+
+async def test_those_who_wait_for_one_subset_do_not_hold_up_another() -> None:
+    old = EndpointPolicy("one:1", metadata=(("version", "1"),), max_requests=1)
+    new = EndpointPolicy("two:2", metadata=(("version", "2"),), max_requests=1)
+    routes = [
+        RoutePolicy("old", path="/old", cluster="web", subset=(("version", "1"),)),
+        RoutePolicy("new", path="/new", cluster="web", subset=(("version", "2"),)),
+    ]
+    policy = ClusterPolicy("web", (old, new), queue=QueuePolicy(timeout=30.0))
+    async with Playbook(clusters=[policy], routes=routes, checks_bytes=False) as play:
+        for _ in range(30):
+            play.connect() >> b"GET /old HTTP/1.1\r\nHost: a\r\n\r\n"
+        await take(play)
+        play.downstream >> b"GET /new HTTP/1.1\r\nHost: a\r\n\r\n"
+        up = await take(play)
+        up >> OK
+        await play.downstream.expect(b"HTTP/1.1 200", until=b"ok")
+        assert play.dialled == ["one:1", "two:2"]
 
 
 # Trials
