@@ -288,8 +288,8 @@ class Master:
         old = self.config
         with ExitStack() as undo:
             faults = Faults()
-            logs = self.logs
-            if not logs.is_for(config.log):
+            logs: LogFiles | None = None  # if there are to be others; SIGUSR1 may exchange ours meanwhile
+            if not self.logs.is_for(config.log):
                 with faults.gather():
                     logs = LogFiles(config.log)
                     undo.callback(logs.close)
@@ -300,13 +300,14 @@ class Master:
             faults.raise_all()
             undo.callback(self.sockets.hear, plan.change)
             self.sockets.deafen(plan.change)
-            if logs is not self.logs:
+            if logs is not None:
                 self._send_logs(logs)
                 undo.callback(lambda: self._send_logs(self.logs))
             if refusal := await self.supervisor.apply(plan):
                 raise EnvironmentFault(f"the workers refuse it: {refusal}")
             undo.pop_all()
-        if logs is not self.logs:
+        if logs is not None:
+            self._send_logs(logs)  # once more, after what SIGUSR1 may have sent
             self._write_to(logs)
         self._settle(plan)
         return replace(compare(old, config, plan.generation), warnings=tuple(map(str, config.warnings)))

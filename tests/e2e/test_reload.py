@@ -276,6 +276,39 @@ def test_logs_may_move(origin: ScriptedOrigin, tmp_path: Path) -> None:
         assert "/two" not in first.read_text()
 
 
+@pytest.mark.parametrize("moves", [False, True])
+def test_logs_reopened_in_the_middle_of_a_reload(origin: ScriptedOrigin, tmp_path: Path, moves: bool) -> None:
+    text = Text(origin)
+    first, second = tmp_path / "first.log", tmp_path / "second.log"
+    text.log = f'access = "{first}"'
+    with start_lbd(str(text), tmp_path) as lbd:
+        workers = lbd.json("/api/v1/status")["workers"]
+        os.kill(workers[0]["pid"], signal.SIGSTOP)  # so that the reload takes long
+        if moves:
+            text.log = f'access = "{second}"'
+        lbd.rewrite(str(text))
+        lbd.signal(signal.SIGHUP)
+        wait_until(lambda: lbd.json("/api/v1/status")["workers"][1]["generation"] == 2, "the other worker")
+        lbd.signal(signal.SIGUSR1)
+        lbd.wait_for_log("reopened the logs")
+        os.kill(workers[0]["pid"], signal.SIGCONT)
+        lbd.wait_for_log("reloaded, generation 2")
+        for _ in range(20):
+            get(text.port, "/after")
+        kept = second if moves else first
+        wait_until(lambda: kept.read_text().count("/after") == 20, "lines of both workers")
+        os.kill(workers[1]["pid"], signal.SIGKILL)
+
+        def is_followed() -> bool:
+            successor = lbd.json("/api/v1/status")["workers"][1]
+            return successor["pid"] not in (0, workers[1]["pid"]) and successor["generation"] == 2
+
+        wait_until(is_followed, "its successor")
+        for _ in range(20):
+            get(text.port, "/later")
+        wait_until(lambda: kept.read_text().count("/later") == 20, "lines of both workers", 20)
+
+
 def test_the_access_log_may_be_turned_off_and_on(origin: ScriptedOrigin, tmp_path: Path) -> None:
     text = Text(origin)
     file = tmp_path / "access.log"
