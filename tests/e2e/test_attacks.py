@@ -25,7 +25,7 @@ from tests.support.http import Answer, Downstream, Ended, get, request_bytes
 from tests.support.origins import ScriptedOrigin
 from tests.support.patience import PATIENCE
 from tests.support.ports import free_ports
-from tests.support.processes import LbdDaemon, start_lbd, wait_until
+from tests.support.processes import LbdDaemon, start_lbd, wait_until, whole_lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -67,7 +67,7 @@ class Lab:
         assert get(self.ports["plain"]).status == 200
 
     def lines(self, reason: str) -> list[dict[str, object]]:
-        lines = [json.loads(line) for line in self.access.read_text().splitlines()]
+        lines = [json.loads(line) for line in whole_lines(self.access)]
         return [line for line in lines if line["reason"] == reason]
 
 

@@ -22,7 +22,7 @@ from tests.support.http2 import Http2Socket
 from tests.support.origins import ScriptedOrigin
 from tests.support.patience import PATIENCE
 from tests.support.ports import free_ports
-from tests.support.processes import LbdDaemon, start_lbd, wait_until
+from tests.support.processes import LbdDaemon, start_lbd, wait_until, whole_lines
 from tests.wire.http2_frames import (
     ACK,
     COMPRESSION_ERROR,
@@ -68,7 +68,7 @@ class Lab:
         return procfs.cpu_of(self.lbd.workers()).total
 
     def lines(self) -> list[dict[str, object]]:
-        return [json.loads(line) for line in (self.lbd.directory / "access.log").read_text().splitlines()]
+        return [json.loads(line) for line in whole_lines(self.lbd.directory / "access.log")]
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ from tests.support.certificates import Authority, client_context
 from tests.support.http import Downstream, get
 from tests.support.origins import ScriptedOrigin
 from tests.support.ports import free_port, free_ports
-from tests.support.processes import Daemon, LbdDaemon, start_lbd, wait_until
+from tests.support.processes import Daemon, LbdDaemon, start_lbd, wait_until, whole_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -104,7 +104,7 @@ endpoints = "{self.origin.address}"
 """
 
     def lines(self) -> list[dict[str, object]]:
-        return [json.loads(line) for line in self.access.read_text().splitlines()] if self.access.exists() else []
+        return [json.loads(line) for line in whole_lines(self.access)] if self.access.exists() else []
 
     def over_tls(self) -> socket.socket:
         """Workers have the keys, whose files are root's alone, from the master."""

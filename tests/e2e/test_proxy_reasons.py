@@ -20,7 +20,7 @@ from tests.support.http import Downstream, Ended, get, request_bytes
 from tests.support.idload import NO_COMPILER, IdLoad, find_compiler
 from tests.support.origins import NginxOrigin, ScriptedOrigin
 from tests.support.ports import free_port, free_ports
-from tests.support.processes import ROOT, LbdDaemon, start_lbd, wait_until
+from tests.support.processes import ROOT, LbdDaemon, start_lbd, wait_until, whole_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -72,6 +72,10 @@ limits = {{ connections = 1 }}
 [[listener.narrow.route]]
 path = "/only"
 cluster = "web"
+[[listener.narrow.route]]
+path = "/only/slow"
+rewrite = {{ path = "/slow/0.5" }}
+cluster = "full"
 [cluster.web]
 endpoints = ["{origin.address}"]
 timeouts = {{ response = "300ms", idle = "300ms" }}
@@ -101,11 +105,11 @@ class Lab:
     lbd: LbdDaemon
     origin: ScriptedOrigin
     port: int
-    narrow_port: int  # of a listener with one route and room for one connection
+    narrow_port: int  # of a listener with few routes and room for one connection
     log: Path
 
     def lines(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.log.read_text().splitlines()]
+        return [json.loads(line) for line in whole_lines(self.log)]
 
     def wait_for_line(self, start: int, reason: str) -> dict[str, Any]:
         """The line with that reason behind the first `start` ones."""
@@ -278,11 +282,13 @@ def test_a_client_that_stops_reading(lab: Lab) -> None:
 
 
 def test_a_listener_that_is_full(lab: Lab) -> None:
-    before = lab.lbd.metric("lbd_rejected_total", reason="too_many_connections")
-    with Downstream(lab.narrow_port) as first, Downstream(lab.narrow_port) as second:
-        assert first.ask("GET", "/only").status == 200
-        assert second.is_closed_by_peer()
-        assert first.ask("GET", "/only").status == 200
+    before, count = lab.lbd.metric("lbd_rejected_total", reason="too_many_connections"), len(lab.origin.received)
+    with Downstream(lab.narrow_port) as first:
+        first.send(request_bytes("GET", "/only/slow"))  # whoever is idle makes room
+        wait_until(lambda: len(lab.origin.received) > count, "the request at the origin")
+        with Downstream(lab.narrow_port) as second:
+            assert second.is_closed_by_peer()
+        assert first.final().status == 200
     assert lab.lbd.metric("lbd_rejected_total", reason="too_many_connections") == before + 1
     wait_until(lambda: lab.lbd.metric("lbd_downstream_connections", listener="narrow") == 0, "room again")
     assert get(lab.narrow_port, "/only").status == 200
@@ -388,7 +394,7 @@ def test_every_request_has_its_line(tmp_path: Path) -> None:
                 counts = load.wait().assert_clean(20_000)
             assert lbd.metric("lbd_log_lines_dropped_total") == 0
             assert lbd.stop() == 0
-    lines = [json.loads(line) for line in (tmp_path / "access.log").read_text().splitlines()]
+    lines = [json.loads(line) for line in whole_lines(tmp_path / "access.log")]
     assert len(lines) == counts.ok
     assert all(list(line) == KEYS and line["status"] == 200 for line in lines)
     assert len({line["request_id"] for line in lines}) == counts.ok

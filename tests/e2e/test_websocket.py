@@ -17,7 +17,7 @@ from websockets.exceptions import ConnectionClosedError, ConnectionClosedOK, Inv
 from tests.support import procfs
 from tests.support.http import Downstream, Reader
 from tests.support.ports import free_ports
-from tests.support.processes import LbdDaemon, wait_until
+from tests.support.processes import LbdDaemon, wait_until, whole_lines
 from tests.support.websocket import FLOOD, open_socket, random_bytes, serving
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ endpoints = ["127.0.0.1:{endpoint or self.origin}"]
 
     def lines(self, status: int = 101) -> list[dict[str, Any]]:
         path = self.directory / "access.log"
-        lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        lines = [json.loads(line) for line in whole_lines(path)] if path.exists() else []
         return [line for line in lines if line["status"] == status]
 
     def line(self, target: str) -> dict[str, Any]:

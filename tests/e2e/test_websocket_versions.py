@@ -17,7 +17,7 @@ from tests.support.certificates import Authority, client_context
 from tests.support.http import get
 from tests.support.http2 import Http2Socket
 from tests.support.ports import free_ports
-from tests.support.processes import LbdDaemon, start_lbd, wait_until
+from tests.support.processes import LbdDaemon, start_lbd, wait_until, whole_lines
 from tests.support.websocket import open_socket, random_bytes, serving
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ tls = {{ ca = "ca.pem", sni = "localhost" }}
     def lines(self, start: str) -> list[dict[str, Any]]:
         """Of the access log, whose target begins so."""
         path = self.directory / "access.log"
-        lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        lines = [json.loads(line) for line in whole_lines(path)] if path.exists() else []
         return [line for line in lines if line["target"].startswith(start)]
 
     def told(self) -> list[str]:

@@ -31,7 +31,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from types import TracebackType
 
-__all__ = ["Daemon", "HaproxyDaemon", "LbdDaemon", "NginxDaemon", "find_program", "start_haproxy", "start_lbd", "start_nginx", "wait_until"]
+__all__ = [
+    "Daemon", "HaproxyDaemon", "LbdDaemon", "NginxDaemon", "find_program", "start_haproxy", "start_lbd",
+    "start_nginx", "wait_until", "whole_lines",
+]  # fmt: skip
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 # As many descriptors as the machine allows: 10,000 connections need 20,000 in a balancer.
@@ -45,6 +48,11 @@ MOST_THREADS = 16  # of a worker: two write logs, and trio keeps those of its er
 def find_program(name: str) -> str | None:
     """Debian keeps daemons in /usr/sbin, which is not in everyone's PATH."""
     return shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+
+
+def whole_lines(path: Path) -> list[str]:
+    """Of a log that may be in the middle of being written."""
+    return path.read_text().rpartition("\n")[0].splitlines()
 
 
 def wait_until(holds: Callable[[], bool], what: str, timeout: float = PATIENCE) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from tests.support.patience import PATIENCE
 from tests.support.ports import free_port
-from tests.support.processes import wait_until
+from tests.support.processes import wait_until, whole_lines
 
 if TYPE_CHECKING:
     import ssl
@@ -133,7 +133,7 @@ bind = "127.0.0.1:{admin}"
 
 def lines(directory: Path) -> list[dict[str, Any]]:
     path = directory / "access.log"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return [json.loads(line) for line in whole_lines(path)] if path.exists() else []
 
 
 def wait_for_line(directory: Path, count: int = 1) -> dict[str, Any]:
