@@ -129,7 +129,7 @@ def find_next(exchange: Exchange, error: ProxyError, failed: FailedAttempts, hea
     failed.tried.append(exchange.endpoint)
     if error.retry is Retry.UNANSWERED:
         failed.avoided.append(exchange.endpoint)
-    if not has_next(exchange, failed, head is not None):
+    if not has_next(exchange, failed, head is not None) and (head is not None or not has_last_resort(exchange, failed)):
         failed.tried, failed.has_come_round = list(failed.avoided), True
         if not has_next(exchange, failed, head is not None):
             return "endpoint"
@@ -148,6 +148,18 @@ def has_next(exchange: Exchange, failed: FailedAttempts, is_answered: bool) -> b
     """Finds an endpoint; where all are full, room to wait for one. Who has an answer in hand does not give it away for a place to wait."""
     failed.next = exchange.pick(failed.tried)
     return failed.next is not None or (not is_answered and may_wait(exchange.target, failed.tried))
+
+
+def has_last_resort(exchange: Exchange, failed: FailedAttempts) -> bool:
+    """Somebody who has been taken out, by checks or for its failures, where all others have failed this very request: it may be well
+    by now, and otherwise the request is lost. Two endpoints that restart one after the other would lose requests without it.
+    """
+    cluster = exchange.target.cluster
+    assert cluster is not None
+    if exchange.target.chooser is None and cluster.policy.breaker is None:
+        out = [endpoint for endpoint in cluster.endpoints if not (endpoint.up or endpoint.drained or endpoint in failed.tried)]
+        failed.next = min((endpoint for endpoint in out if not endpoint.is_full()), key=lambda endpoint: endpoint.load(), default=None)
+    return failed.next is not None
 
 
 async def begin_another(exchange: Exchange) -> None:
