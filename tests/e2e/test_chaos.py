@@ -59,6 +59,7 @@ def test_killed_endpoints_fail_nothing(origins: list[NginxOrigin], tmp_path: Pat
     text = ChangingText([origin.port for origin in origins])
     with start_lbd(str(text) + health, tmp_path) as lbd:
         with IdLoad(text.port, connections=32, close=2, pipeline=10) as load:
+            wait_until(lambda: load.counts().ok > 2_000, "enough requests for a fifth of them to be retries")
             for number in range(10):
                 victim = origins[number % len(origins)]
                 victim.stop()
