@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import subprocess
 import time
 from collections import Counter
 from typing import TYPE_CHECKING
@@ -17,6 +16,7 @@ from tests.chaos.origin import ChaosOrigin
 from tests.support import procfs
 from tests.support.certificates import Authority
 from tests.support.grpc_origin import GrpcOrigin
+from tests.support.names import can_mount, mounts
 from tests.support.ports import free_ports
 from tests.support.processes import LbdDaemon, wait_until
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from tests.chaos.clients import Troubles
     from tests.chaos.schedule import Event
 
-__all__ = ["Site", "can_mount"]
+__all__ = ["Site"]
 
 NAME = "origins.chaos"
 BALANCES = ("round-robin", "least-requests", "power-of-two", "random", "consistent-hash", "maglev", "peak-ewma")
@@ -87,11 +87,6 @@ outlier = { ejection = "2s" }
 """
 
 
-def can_mount() -> bool:
-    """For a hosts file of the daemon's own."""
-    return os.geteuid() == 0 and subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode == 0
-
-
 class ChaosLbd(LbdDaemon):
     """A daemon that may be another process after an upgrade."""
 
@@ -135,9 +130,7 @@ class Site:
         self.under: tuple[str, ...] = ()
         if self.has_names:
             self.say_names(known=True)
-            (directory / "resolv.conf").write_text("nameserver 127.0.0.1\noptions timeout:1 attempts:1\n")
-            mounts = f"mount --bind {directory}/hosts /etc/hosts && mount --bind {directory}/resolv.conf /etc/resolv.conf"
-            self.under = ("unshare", "-m", "sh", "-c", f'{mounts} && exec "$@"', "sh")
+            self.under = ("unshare", "-m", "sh", "-c", f'{mounts(directory)} && exec "$@"', "sh")
         self.lbd = ChaosLbd(self.text(0), directory, under=self.under)
         stack.callback(self.lbd.stop)
         self.lbd.wait_ready(30)
@@ -207,7 +200,6 @@ class Site:
         origin = self.origins[event.target]
         first = time.monotonic()
         word = event.argument.split()[0] if event.argument else ""
-        span = [first, float("inf")]
         breaks = event.kind in BREAKING or word in BREAKING_MOODS
         if breaks:
             self.troubles.origins.append((first, float("inf")))
@@ -229,8 +221,7 @@ class Site:
             await trio.sleep(event.lasts)
             origin.tell("well")
         if breaks:
-            span[1] = time.monotonic() + 0.5
-            self.troubles.origins[place] = (span[0], span[1])
+            self.troubles.origins[place] = (first, time.monotonic() + 0.5)
 
     def revive(self, number: int) -> None:
         self.origins[number].start()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -11,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.http import get
+from tests.support.names import can_mount, mounts
 from tests.support.origins import ScriptedOrigin
 from tests.support.ports import free_port, free_ports
 from tests.support.processes import ROOT, Daemon, LbdDaemon, start_lbd, wait_until
@@ -36,20 +35,14 @@ resolve_interval = "200ms"
 """
 
 
-def can_mount() -> bool:
-    return os.geteuid() == 0 and subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode == 0
-
-
 class NamedLbd(LbdDaemon):
     """An lbd that sees another /etc/hosts, and no name server that would answer."""
 
     def __init__(self, text: str, directory: Path) -> None:
         self.hosts = directory / "hosts"
-        (directory / "resolv.conf").write_text("nameserver 127.0.0.1\noptions timeout:1 attempts:1\n")
         self.config = directory / "lbd.toml"
         self.config.write_text(text)
-        mounts = f"mount --bind {self.hosts} /etc/hosts && mount --bind {directory / 'resolv.conf'} /etc/resolv.conf"
-        command = f'{mounts} && exec "{sys.executable}" -m lbd -c "{self.config}"'
+        command = f'{mounts(directory)} && exec "{sys.executable}" -m lbd -c "{self.config}"'
         environment = {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
         Daemon.__init__(self, ["unshare", "-m", "sh", "-c", command], directory, name="lbd", environment=environment)
 
