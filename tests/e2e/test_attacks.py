@@ -273,7 +273,9 @@ def test_hoarders(lab: Lab) -> None:
         assert lab.rejected("too_many_connections") == refused
         assert lab.lbd.metric("lbd_downstream_evictions_total", listener="hoard") >= before + 450
         assert lab.lbd.metric("lbd_downstream_connections", listener="hoard") <= 51
-    assert lab.lbd.log().count("listener hoard has no room for more connections") == 1
+    said = "listener hoard has no room for more connections"
+    lab.lbd.wait_for_log(said)
+    assert lab.lbd.log().count(said) == 1
 
 
 def test_descriptors_are_hoarded(tmp_path: Path) -> None:

@@ -117,8 +117,8 @@ def test_an_endpoint_that_fails_its_checks_gets_nothing_until_it_passes_again(wa
     ward.wait_for(True, True)
     time.sleep(0.2)
     assert ward.served_by() == {"a", "b"}
-    assert f"{ward.origins[0].address} is down after 3 checks: status 503, expected 200-399" in lbd.log()
-    assert f"{ward.origins[0].address} is up after 2 checks: status 200" in lbd.log()
+    lbd.wait_for_log(f"{ward.origins[0].address} is down after 3 checks: status 503, expected 200-399")
+    lbd.wait_for_log(f"{ward.origins[0].address} is up after 2 checks: status 200")
     assert lbd.metric("lbd_health_checks_total", endpoint=ward.origins[0].address, result="status") >= 3
 
 

@@ -186,7 +186,7 @@ def test_an_endpoint_that_wants_to_know_us_refuses_strangers(lab: Lab) -> None:
 
 
 def test_insecure_is_warned_of(lab: Lab) -> None:
-    assert re.search(r"WARNING .*cluster\.insecure\.tls\.insecure_skip_verify: whoever is between lbd and the endpoints", lab.lbd.log())
+    lab.lbd.wait_for_log(r"WARNING .*cluster\.insecure\.tls\.insecure_skip_verify: whoever is between lbd and the endpoints")
 
 
 def test_the_next_endpoint_is_tried(tmp_path: Path) -> None:

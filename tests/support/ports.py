@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import os
 import random
 import socket
 import struct
@@ -17,6 +18,11 @@ __all__ = ["free_port", "free_ports", "is_listening", "needs_filters", "wait_for
 # Below the range the kernel gives to outgoing connections (ip_local_port_range starts at 32768): a port found free there can be
 # taken by any connection before its daemon binds it, which fails one test in some thousands.
 LOWEST, HIGHEST = 10_240, 32_000
+
+# Test programs that run side by side pick from shares of their own: lbd shares its ports (SO_REUSEPORT), so that two daemons that were
+# given the same one, a moment before either bound it, would both start and answer each other's clients.
+SHARES = 7
+SHARE = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % SHARES
 
 
 def may_filter() -> bool:
@@ -41,7 +47,7 @@ def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
     """Distinct ports that nobody listens on."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     found: list[int] = []
-    for port in random.sample(range(LOWEST, HIGHEST), 2000):
+    for port in random.sample(range(LOWEST + SHARE, HIGHEST, SHARES), 2000):
         with socket.socket(family) as probe:
             # Without SO_REUSEADDR: a port with connections in TIME_WAIT counts as taken, which suits daemons that lack it.
             try:
