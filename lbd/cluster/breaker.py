@@ -11,6 +11,11 @@ Single endpoints have circuits of their own (outlier.py).
 Each worker has its own breaker and counts its own attempts: they see the same service, and open within an instant of each other.
 Failures are those that tell against an endpoint (endpoint.py), gateway failures, not errors. The window is cut in SLICES, so that it
 moves on without a list of attempts.
+
+Who is let through while it is half-open is counted by what is in flight: the requests that are there beyond those of before. So a probe's
+place is free again when its attempt ends, however it ends: most of the ends that there are (a client that leaves, a race that is lost, a
+retry that finds no room) tell nothing of the service. How many of those from before are left nobody counts; it is never more than the
+least that has been in flight since.
 """
 
 from __future__ import annotations
@@ -51,9 +56,9 @@ class Breaker:
 
     __slots__ = (
         "_clock",
+        "_elders",
         "_failures",
         "_on_move",
-        "_passed",
         "_proved",
         "_slice",
         "_totals",
@@ -75,7 +80,7 @@ class Breaker:
         self._failures = [0] * SLICES
         self._slice = 0  # the number of the slice that counts now, from the clock's beginning on
         self._until = 0.0  # OPEN: when it ends
-        self._passed = 0  # HALF_OPEN: let through and not heard of
+        self._elders = 0  # HALF_OPEN: at most so many of the requests in flight are no probes
         self._proved = 0
 
     def __repr__(self) -> str:
@@ -94,32 +99,27 @@ class Breaker:
         """After a reload: another policy, the same state."""
         self.policy = policy
 
-    def lets_through(self) -> bool:
-        """Whether a request may be tried, while it is not closed. Each one let through is a probe, whose record() is waited for."""
+    def lets_through(self, inflight: int) -> bool:
+        """Whether one more request may be tried beside those that are `inflight` in the cluster, while it is not closed."""
         now = self._clock()
         if self.state is BreakerState.OPEN and now >= self._until:
-            self._passed = self._proved = 0
+            self._elders, self._proved = inflight, 0
             self._move(BreakerState.HALF_OPEN)
         if self.state is not BreakerState.HALF_OPEN:
             return self.state is BreakerState.CLOSED
-        if self._passed >= self.policy.probes and now < self._until:
-            return False
-        if self._passed >= self.policy.probes:  # of these nobody will tell any more: their clients have left
-            self._passed = 0
-        self._passed += 1
+        self._elders = min(self._elders, inflight)
+        if inflight - self._elders >= self.policy.probes:
+            if now < self._until:
+                return False
+            self._elders = inflight  # those who have been silent for so long do not stand in the way for ever
         self._until = now + self.policy.open
         return True
-
-    def take_back(self) -> None:
-        """What was let through has found no endpoint."""
-        self._passed -= 1
 
     def record(self, is_failure: bool) -> None:
         """How an attempt went."""
         if self.state is BreakerState.CLOSED:
             self._count(is_failure)
         elif self.state is BreakerState.HALF_OPEN:
-            self._passed = max(0, self._passed - 1)
             if is_failure:
                 self._open()
                 return

@@ -8,7 +8,7 @@ from lbd.core.board cimport Board, Segment
 cdef class Endpoint:
     cdef readonly object cluster_name, address, name, zone, metadata
     cdef readonly Pool pool
-    cdef readonly Py_ssize_t weight, index, max_requests, max_connections, own_limit, own_weight, priority, trial
+    cdef readonly Py_ssize_t weight, index, max_requests, max_connections, own_limit, own_weight, priority, trial, inflight
     cdef readonly bint backup, drained, is_limited
     cdef public bint up
     cdef public object origination
@@ -18,7 +18,7 @@ cdef class Endpoint:
     cdef Segment _segment
     cdef Board _board
     cdef dict _cells, _failed
-    cdef Py_ssize_t _inflight, _connections, _elders, _opened, _reused, _timed, _answers
+    cdef Py_ssize_t _connections, _elders, _opened, _reused, _timed, _answers
 
     cpdef settle(self, facts)
     cpdef try_out(self, Py_ssize_t trial)

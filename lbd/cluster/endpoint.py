@@ -71,10 +71,10 @@ class Endpoint:
     `trial`: it comes back from an ejection, and has no more than so many requests at once; 0: it is not on trial."""
 
     __slots__ = (
-        "_answers", "_board", "_cells", "_connections", "_elders", "_failed", "_inflight", "_opened", "_reused", "_segment", "_timed",
-        "address", "admission", "backup", "cluster_name", "drained", "index", "is_limited", "latency", "max_connections", "max_requests",
-        "metadata", "name", "observed_at", "origination", "own_limit", "own_weight", "pool", "priority", "trial", "up", "weight",
-        "witness", "zone",
+        "_answers", "_board", "_cells", "_connections", "_elders", "_failed", "_opened", "_reused", "_segment", "_timed", "address",
+        "admission", "backup", "cluster_name", "drained", "index", "inflight", "is_limited", "latency", "max_connections", "max_requests",
+        "metadata", "name", "observed_at", "origination", "own_limit", "own_weight", "pool", "priority", "trial", "up", "weight", "witness",
+        "zone",
     )  # fmt: skip
 
     def __init__(
@@ -94,7 +94,7 @@ class Endpoint:
         self.observed_at = -1.0  # -1: never
         self._segment = segment
         self._board = board
-        self._inflight = 0
+        self.inflight = 0  # requests of this worker
         self._connections = 0
         self.admission: Admission | None = None  # the cluster's, if anything there is limited
         self.index = facts.index
@@ -111,7 +111,7 @@ class Endpoint:
 
     def __repr__(self) -> str:
         state = "up" if self.up else "down"
-        return f"<Endpoint {self.address} weight {self.weight} {state}, {self._inflight} in flight>"
+        return f"<Endpoint {self.address} weight {self.weight} {state}, {self.inflight} in flight>"
 
     def settle(self, facts: EndpointFacts) -> None:
         """Takes over what the master now says; the address stays."""
@@ -129,7 +129,7 @@ class Endpoint:
         if facts.index != self.index:
             if self._segment is not None:  # what is there will be taken off its new place
                 for place, sign in ((self.index, -1), (facts.index, 1)):
-                    self._segment.add_inflight(place, sign * self._inflight)
+                    self._segment.add_inflight(place, sign * self.inflight)
                     self._segment.add_connections(place, sign * self._connections)
             self.index = facts.index
 
@@ -139,7 +139,7 @@ class Endpoint:
             self.trial = trial
             self._elders = self.load() if trial else 0
             if trial:
-                self.witness.begin_trial(self._inflight)
+                self.witness.begin_trial(self.inflight)
             else:
                 self.witness.end_trial()
         self.limit(bool(trial))
@@ -181,7 +181,7 @@ class Endpoint:
 
     def begin(self) -> None:
         """A request starts here."""
-        self._inflight += 1
+        self.inflight += 1
         if self._segment is not None:
             self._segment.add_inflight(self.index, 1)
         if self.admission is not None:
@@ -189,7 +189,7 @@ class Endpoint:
 
     def end(self) -> None:
         """It is over, one way or the other."""
-        self._inflight -= 1
+        self.inflight -= 1
         if self._segment is not None:
             self._segment.add_inflight(self.index, -1)
         if self.admission is not None:
@@ -199,14 +199,14 @@ class Endpoint:
         """Who is at work here counts there, too, from now on. Idempotent; it stays so when the endpoint leaves the cluster."""
         if self.admission is None:
             self.admission = admission
-            admission.begun(self._inflight)
+            admission.begun(self.inflight)
             admission.connected(self._connections)
         self._settle_limits()
 
     def load(self) -> int:
         """Requests in flight, of all workers."""
         if self._board is None:
-            return self._inflight
+            return self.inflight
         return self._board.inflight(self.index)
 
     def is_full(self) -> bool:
@@ -246,12 +246,12 @@ class Endpoint:
 
     def awaits_connection(self) -> bool:
         """Whether more requests have begun in this worker than its connections can carry, so that one is about to be made."""
-        return self._inflight > self._connections * self.pool.carries()
+        return self.inflight > self._connections * self.pool.carries()
 
     def _lacks_connection(self) -> bool:
         """Whether one more request would need one more connection than there may be."""
         carries = self.pool.carries()
-        beyond = self._inflight - self._connections * carries
+        beyond = self.inflight - self._connections * carries
         if beyond < 0:
             return False
         coming = -(-beyond // carries)

@@ -116,15 +116,13 @@ class Selection:
     def _probe(self, key: bytes, tried: Collection[Endpoint]) -> Endpoint | None:
         """As pick(), past a breaker that lets it through."""
         breaker = self._roster.breaker
-        if breaker is None or not breaker.lets_through():
+        if breaker is None or not breaker.lets_through(sum([endpoint.inflight for endpoint in self._roster.endpoints])):
             return None
         if self._revision != self._roster.revision:  # it has just become half-open
             self.arrange()
         self._first = self._behind
         endpoint = self.pick(key, tried)
         self._first = None
-        if endpoint is None:
-            breaker.take_back()
         return endpoint
 
     def has(self, endpoint: Endpoint) -> bool:

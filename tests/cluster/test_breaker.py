@@ -20,19 +20,27 @@ POLICY = BreakerPolicy(share=0.5, window=10.0, volume=4, open=5.0, probes=2)
 class Clocked:
     def __init__(self, policy: BreakerPolicy = POLICY) -> None:
         self.now = 1000.0
+        self.inflight = 0
         self.moves: list[str] = []
         self.breaker = Breaker(policy, lambda: self.now, lambda _old: self.moves.append(self.breaker.state.value))
 
     def play(self, script: str) -> str:
-        """`.` a success, `x` a failure, `_` a second, `?` may one pass: answered by y or n."""
+        """`.` a success, `x` a failure, `-` an end that tells nothing, `_` a second, `+` a request from before, `?` may one pass: answered
+        by y or n."""
         answers = ""
         for step in script:
             if step == "_":
                 self.now += 1.0
             elif step == "?":
-                answers += "y" if self.breaker.lets_through() else "n"
+                passes = self.breaker.lets_through(self.inflight)
+                self.inflight += passes
+                answers += "y" if passes else "n"
+            elif step == "+":
+                self.inflight += 1
             else:
-                self.breaker.record(step == "x")
+                if step != "-":
+                    self.breaker.record(step == "x")
+                self.inflight = max(0, self.inflight - 1)
         return answers
 
 
@@ -68,7 +76,12 @@ def test_moves(script: str, moves: str) -> None:
         ("xxxx?____?_?", "nny"),
         ("xxxx_____????", "yynn"),
         ("xxxx_____???.?", "yyny"),
-        ("xxxx_____???____?_?", "yynny"),  # their clients have left: they cannot stand in the way for ever
+        ("xxxx_____???____?_?", "yynny"),  # those who are silent cannot stand in the way for ever
+        ("xxxx_____???-??", "yynyn"),  # a client has left
+        ("xxxx_____???--???", "yynyyn"),
+        ("xxxx++_____???", "yyn"),  # those from before take no room
+        ("xxxx++_____--???", "yyn"),
+        ("xxxx++_____?--?-?", "yyy"),
     ],
 )
 def test_who_may_pass(script: str, answers: str) -> None:
@@ -85,7 +98,7 @@ def test_when_to_come_again() -> None:
 
 
 @settings(deadline=None)
-@given(st.text(".x_?", max_size=200))
+@given(st.text(".x_?-+", max_size=200))
 def test_whatever_happens(script: str) -> None:
     """What it counts is what the last seconds had, and it is open for as long as it says."""
     clocked = Clocked(replace(POLICY, volume=3))
@@ -117,9 +130,21 @@ def test_before_a_clusters_choices(balance: str) -> None:
     assert cluster.selection((), heeds_panic=False).pick(b"k", ()) is None
     assert (cluster.circuit.is_closed, states(board)) == (False, {"closed": 0, "open": 1, "half_open": 0})
     now += 5.0
-    probes = [cluster.pick(b"k", ()) for _ in range(3)]
-    assert [probe is not None for probe in probes] == [True, True, False]
+    assert [cluster.pick(b"k", ()) is not None for _ in range(10)] == [True] * 10  # whoever only asks takes no place
+    probes = [cluster.pick(b"k", ())]
+    for _ in range(2):
+        assert probes[-1] is not None
+        probes[-1].begin()
+        probes.append(cluster.pick(b"k", ()))
+    assert probes[2] is None
     assert states(board) == {"closed": 0, "open": 0, "half_open": 1}
+    for probe in probes[:2]:
+        assert probe is not None
+        probe.end()
+        again = cluster.pick(b"k", ())
+        assert again is not None
+        again.begin()
+        assert cluster.pick(b"k", ()) is None
     for probe in probes[:2]:
         assert probe is not None
         probe.observe(0.1, now, 404)

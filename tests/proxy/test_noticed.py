@@ -16,6 +16,7 @@ pytestmark = pytest.mark.usefixtures("autojump_clock")
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 END = b"\r\n\r\n"
 TCP = ListenerPolicy("tcp", ("test",), protocol="tcp", cluster="web")
+REASONED = ListenerPolicy("web", ("test",), reason_header=True)
 OUTLIER = OutlierPolicy(failures=2)
 
 
@@ -113,7 +114,7 @@ async def test_on_trial_it_gets_few_at_a_time_and_each_is_told_of() -> None:
 
 async def test_while_a_breaker_is_open_everybody_is_told_when_to_come_again() -> None:
     policy = cluster("one:1", breaker=BreakerPolicy(volume=2, open=30.0, probes=1), outlier=OutlierPolicy(enabled=False))
-    async with Playbook(listener=ListenerPolicy("web", ("test",), reason_header=True), clusters=[policy], checks_bytes=False) as play:
+    async with Playbook(listener=REASONED, clusters=[policy], checks_bytes=False) as play:
         play.downstream >> GET
         up = await play.upstream()
         for _ in range(2):
@@ -130,6 +131,46 @@ async def test_while_a_breaker_is_open_everybody_is_told_when_to_come_again() ->
         await up.read_until(END)
         up >> answer(200)
         await play.downstream.expect(b"HTTP/1.1 200", until=END)
+
+
+@pytest.mark.parametrize("ending", ["hangs up", "resets", "is outrun"])
+async def test_a_probe_of_which_nobody_will_tell_gives_its_place_back(ending: str) -> None:
+    """Its client leaves, or another endpoint was faster: the next request is let through at once, not after `open`."""
+    retry = RetryPolicy(attempts=1, hedge_after="1s") if ending == "is outrun" else RetryPolicy(attempts=0)
+    breaker = BreakerPolicy(volume=2, open=30.0, probes=2 if ending == "is outrun" else 1)
+    policy = cluster("one:1", "two:2", breaker=breaker, outlier=OutlierPolicy(enabled=False), retry=retry)
+    async with Playbook(listener=REASONED, clusters=[policy], checks_bytes=False) as play:
+        play.downstream >> GET
+        for _ in range(2):
+            up = await play.upstream()
+            await up.read_until(END)
+            up >> answer(503)
+            await play.downstream.read_until(END)
+            play.downstream >> GET
+        await play.downstream.read_until(b"\ncircuit_open\n")
+        await trio.sleep(30.0)
+        probing = play.connect()
+        probing >> GET
+        silent = await play.upstream()
+        await silent.read_until(END)
+        if ending == "is outrun":
+            await (rival := await play.upstream()).read_until(END)
+            rival >> b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+            await probing.expect(b"HTTP/1.1 200", until=END)
+            probing >> GET  # of the two places one is this one's
+            await (await play.upstream()).read_until(END)
+        else:
+            play.downstream >> GET
+            await play.downstream.read_until(b"\ncircuit_open\n")
+            probing.close() if ending == "hangs up" else probing.reset()
+            await silent.expect_end()
+        play.downstream >> GET
+        up = await play.upstream()
+        await up.read_until(END)
+        up >> answer(200)
+        await play.downstream.expect(b"HTTP/1.1 200", until=END)
+        await settle()
+        assert play.clusters["web"].circuit.is_closed
 
 
 async def test_a_breaker_before_sessions() -> None:
