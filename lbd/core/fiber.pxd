@@ -5,9 +5,9 @@ from lbd.core.timers cimport Timed, TimerWheel
 
 cdef class Schedule
 
-@cython.freelist(64)
-cdef class Suspension:
-    cdef bint _suspended
+cdef class Pause:
+    cdef readonly object name
+    cdef tuple _steps
 
 cdef class Signal:
     cdef Schedule _schedule

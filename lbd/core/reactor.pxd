@@ -10,16 +10,6 @@ cdef double TURN, PATIENCE
 
 cdef class Reactor
 
-@cython.freelist(64)
-cdef class Readable:
-    cdef Pollable _pollable
-    cdef bint _suspended
-
-@cython.freelist(64)
-cdef class Writable:
-    cdef Pollable _pollable
-    cdef bint _suspended
-
 cdef class Pollable:
     cdef public Reactor reactor
     cdef public int fd

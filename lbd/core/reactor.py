@@ -36,12 +36,14 @@ import trio
 
 from lbd.core.clock import steady_clock
 from lbd.core.crossing import TrioTask
-from lbd.core.fiber import Fiber, HungUp, Schedule, Signal
+from lbd.core.fiber import AT_ONCE, READABLE, WRITABLE, Fiber, HungUp, Schedule, Signal
 from lbd.core.pipes import PipePool
 from lbd.core.syscalls import Poller
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Generator
+    from collections.abc import Awaitable, Callable
+
+    from lbd.core.fiber import Pause
 
     Ts = TypeVarTuple("Ts")
     T = TypeVar("T")
@@ -62,52 +64,6 @@ PATIENCE = 0.004  # seconds before it does even if most of them went by waiting
 POLLS = 256  # likewise, where the clock stands still
 LINGER = 1  # milliseconds of waiting in epoll before the wait is given to trio, which costs 15 us more
 CLEANUP_ROUNDS = 100  # steps that a cancelled fiber gets to end when the reactor stops
-
-
-class Readable:
-    """What `await stream.readable` waits on. One a wait: one a stream would be a cycle for the garbage collector."""
-
-    __slots__ = ("_pollable", "_suspended")
-
-    def __init__(self, pollable: Pollable) -> None:
-        self._pollable = pollable
-        self._suspended = False
-
-    def __await__(self) -> Generator[None, None, None]:
-        return self  # type: ignore[return-value]
-
-    def __iter__(self) -> Readable:
-        return self
-
-    def __next__(self) -> None:
-        pollable = self._pollable
-        if self._suspended or pollable.may_read:
-            raise StopIteration
-        self._suspended = True
-        pollable.reader = pollable.reactor.current
-
-
-class Writable:
-    """What `await stream.writable` waits on."""
-
-    __slots__ = ("_pollable", "_suspended")
-
-    def __init__(self, pollable: Pollable) -> None:
-        self._pollable = pollable
-        self._suspended = False
-
-    def __await__(self) -> Generator[None, None, None]:
-        return self  # type: ignore[return-value]
-
-    def __iter__(self) -> Writable:
-        return self
-
-    def __next__(self) -> None:
-        pollable = self._pollable
-        if self._suspended or pollable.may_write:
-            raise StopIteration
-        self._suspended = True
-        pollable.writer = pollable.reactor.current
 
 
 class Pollable:
@@ -132,13 +88,19 @@ class Pollable:
         self.guard: Fiber | None = None
 
     @property
-    def readable(self) -> Readable:
-        """To be awaited after "not now"; one fiber at a time."""
-        return Readable(self)
+    def readable(self) -> Pause:
+        """To be awaited, at once, after "not now"; one fiber at a time."""
+        if self.may_read:
+            return AT_ONCE
+        self.reader = self.reactor.current
+        return READABLE
 
     @property
-    def writable(self) -> Writable:
-        return Writable(self)
+    def writable(self) -> Pause:
+        if self.may_write:
+            return AT_ONCE
+        self.writer = self.reactor.current
+        return WRITABLE
 
     def happened(self, events: int) -> None:
         """What epoll says of it."""

@@ -52,7 +52,10 @@ class Stream(Pollable):
         """
         if not self.may_read:
             return None
-        data = recv(self.fd, limit)
+        try:
+            data = recv(self.fd, limit)
+        except BlockingIOError:
+            data = None
         # Less than asked for means that the socket is drained, and the next byte will be a new edge (epoll(7)); that saves
         # the call which would say so. The end of a stream that was announced already makes no new edge.
         if data is None or (len(data) < limit and not self.hung_up):
@@ -63,7 +66,10 @@ class Stream(Pollable):
         """How many bytes were taken; 0 when none can be taken now. OSError: the connection broke."""
         if not self.may_write:
             return 0
-        sent = send(self.fd, data)
+        try:
+            sent = send(self.fd, data)
+        except BlockingIOError:
+            sent = 0
         if sent < len(data):
             self.may_write = False
         return sent

@@ -1,6 +1,6 @@
 """The calls into the kernel that every request makes, on plain file descriptors; the twin of syscalls.pyx, in Python.
 
-A result of None or 0 means "would block". Whatever else goes wrong is the OSError that the kernel named.
+A result of None or 0 means "would block", and so does BlockingIOError. Whatever else goes wrong is the OSError that the kernel named.
 """
 
 from __future__ import annotations
@@ -11,27 +11,17 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine
 
 __all__ = ["MOST_PARTS", "Poller", "accept", "fence", "is_readable", "recv", "resume", "send", "send_gathered"]
 
 MOST_PARTS = 16  # of one gathered send; what a caller has more stays unsent
 
 
-def recv(fd: int, limit: int) -> bytes | None:
-    """At most `limit` bytes; b"" at the end of the stream; None when there is nothing yet."""
-    try:
-        return os.read(fd, limit)
-    except BlockingIOError:
-        return None
-
-
-def send(fd: int, data: bytes | memoryview) -> int:
-    """How many bytes the kernel took; 0 when it takes none now. (CPython ignores SIGPIPE: EPIPE is raised.)"""
-    try:
-        return os.write(fd, data)
-    except BlockingIOError:
-        return 0
+# At most so many bytes of a descriptor; b"" at the end of the stream. And how many bytes the kernel took. (CPython ignores SIGPIPE: EPIPE
+# is raised.) "Would block" is BlockingIOError here, rarely: four calls of Python less for each request.
+recv: Callable[[int, int], bytes | None] = os.read
+send: Callable[[int, bytes | memoryview], int] = os.write
 
 
 def send_gathered(fd: int, parts: list[bytes]) -> int:

@@ -5,7 +5,7 @@ cdef double FAR
 cdef long WIDE, WIDER
 
 cdef class Timed:
-    cdef public double deadline
+    cdef public double deadline, due
     cdef public long tick
 
 cdef class TimerWheel:
@@ -13,7 +13,6 @@ cdef class TimerWheel:
     cdef list _ticks
     cdef long _current
 
-    @cython.locals(tick=long)
     cpdef arm(self, Timed timed, double deadline)
     cpdef forget(self, Timed timed)
     @cython.locals(ahead=long, bucket=dict)

@@ -26,12 +26,13 @@ DEADLINE = attrgetter("deadline")
 
 
 class Timed:
-    """Something with a deadline; `tick` is the bucket it lies in, 0 when it lies in none."""
+    """Something with a deadline; `tick` is the bucket it lies in, 0 when it lies in none, and `due` the time when that is looked at."""
 
-    __slots__ = ("deadline", "tick")
+    __slots__ = ("deadline", "due", "tick")
 
     def __init__(self) -> None:
         self.deadline = NEVER
+        self.due = NEVER
         self.tick = 0
 
 
@@ -46,16 +47,15 @@ class TimerWheel:
     def arm(self, timed: Timed, deadline: float) -> None:
         """Sets the deadline, NEVER included, in place of the earlier one."""
         timed.deadline = deadline
-        if deadline < FAR:
-            tick = int(deadline * TICKS) + 1
-            if timed.tick == 0 or tick < timed.tick:
-                self._move(timed, tick)
+        if deadline < timed.due and deadline < FAR:
+            self._move(timed, int(deadline * TICKS) + 1)
 
     def forget(self, timed: Timed) -> None:
         timed.deadline = NEVER
         if timed.tick:
             del self._buckets[timed.tick][timed]
             timed.tick = 0
+            timed.due = NEVER
 
     def _move(self, timed: Timed, tick: int) -> None:
         if timed.tick:
@@ -69,6 +69,7 @@ class TimerWheel:
             heappush(self._ticks, tick)
         bucket[timed] = None
         timed.tick = tick
+        timed.due = (tick - 1) / TICKS
 
     def expired(self, now: float) -> list[Timed]:
         """What is due, in order of deadlines; no longer in the wheel."""
@@ -77,6 +78,7 @@ class TimerWheel:
         while self._ticks and self._ticks[0] <= self._current:
             for timed in self._buckets.pop(heappop(self._ticks)):
                 timed.tick = 0
+                timed.due = NEVER
                 if timed.deadline <= now:
                     due.append(timed)
                 else:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lbd.core.fiber import Expired, FiberCancelled, Suspension
+from lbd.core.fiber import PAUSE, Expired, FiberCancelled
 from lbd.core.timers import NEVER
 from lbd.errors import ProxyError, Retry, Side
 from lbd.proxy.dial import open_upstream
@@ -129,7 +129,7 @@ async def race(exchange: Exchange, rival: Rival) -> ResponseHead:
             if error is None:
                 await upstream.stream.readable
             else:
-                await Suspension()  # until the rival has an end
+                await PAUSE  # until the rival has an end
         except Expired as expired:
             if expired.kind == TOTAL or rival.has_failed:
                 raise

@@ -15,7 +15,7 @@ import logging
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from lbd.core.fiber import Expired, HungUp, Suspension
+from lbd.core.fiber import PAUSE, Expired, HungUp
 from lbd.core.timers import NEVER
 from lbd.errors import ProxyError, Side
 from lbd.proxy.answers import error_answer
@@ -171,7 +171,7 @@ class Http2Connection:
             stream.writer = self.fiber
         self._is_awake = False
         try:
-            await Suspension()
+            await PAUSE
         finally:
             self._is_awake = True
             stream.reader = stream.writer = None

@@ -19,7 +19,7 @@ from __future__ import annotations
 from select import EPOLLOUT
 from typing import TYPE_CHECKING
 
-from lbd.core.fiber import Expired, Signal, Suspension
+from lbd.core.fiber import PAUSE, Expired, Signal
 from lbd.core.timers import NEVER
 from lbd.core.tls import TlsStream
 from lbd.errors import Retry
@@ -232,7 +232,7 @@ class Http2UpstreamConnection:
         self.stream.reader = self._fiber
         if self._unsent:
             self.stream.writer = self._fiber
-        await Suspension()
+        await PAUSE
 
     def _write(self) -> None:
         while self._unsent or self.codec.pending:

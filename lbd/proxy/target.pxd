@@ -10,7 +10,7 @@ cdef class Histogram:
     cdef Py_ssize_t _first, _sum
     cdef int64_t[::1] _cells
 
-    @cython.locals(i=Py_ssize_t, bound=double)
+    @cython.locals(at=Py_ssize_t)
     cpdef observe(self, double seconds)
 
 cdef class Target:

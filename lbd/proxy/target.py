@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from typing import TYPE_CHECKING
 
 from lbd import metrics
@@ -36,12 +37,8 @@ class Histogram:
         self._sum = self._first + len(metric.buckets) + 1
 
     def observe(self, seconds: float) -> None:
-        i = self._first
-        for bound in self._bounds:
-            if seconds <= bound:
-                break
-            i += 1
-        self._cells[i] += 1
+        at = bisect_left(self._bounds, seconds)
+        self._cells[self._first + at] += 1
         self._cells[self._sum] += int(seconds * 1_000_000)
 
 

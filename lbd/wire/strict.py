@@ -143,14 +143,15 @@ def parse_trailers(block: bytes, limits: HeadLimits) -> Headers | None:
 def sorted_out(block: bytes, names: frozenset[bytes], noted: Noted, limits: HeadLimits) -> Headers:
     """The fields to hand on; those of `names` go to `noted` (and of these only claims, and Expect, are handed on)."""
     kept: list[bytes] = []
+    keep = kept.append
     for line in block.split(b"\r\n"):
-        colon = line.find(b":")
-        key = line[:colon].lower()
+        name, _, value = line.partition(b":")
+        key = name.lower()
         if key in names:
-            noted.setdefault(key, []).append(line[colon + 1 :].strip(b" \t"))
+            noted.setdefault(key, []).append(value.strip(b" \t"))
             if names is not REQUEST_NOTED or (key not in CLAIMS and key != b"expect"):
                 continue
-        kept.append(line)
+        keep(line)
     if block.count(b"\n") > limits.fields:
         raise WireError("head_too_large", 431, f"more than {limits.fields} fields")
     return Headers(b"\r\n".join(kept))

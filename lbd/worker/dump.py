@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 import lbd
+from lbd.core.fiber import PAUSES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -86,7 +87,7 @@ def _stack(coroutine: Any) -> str:  # noqa: ANN401 - a coroutine of Python or Cy
         else:
             coroutine = _unwrapped(getattr(coroutine, "cr_await", None) or getattr(coroutine, "gi_yieldfrom", None))
     if coroutine is not None:
-        places.append(type(coroutine).__name__)
+        places.append(next((pause.name for pause in PAUSES if pause.holds(coroutine)), type(coroutine).__name__))
     return " > ".join(places)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
-from lbd.core.fiber import Expired, FiberCancelled, HungUp, Signal, Suspension
+from lbd.core.fiber import PAUSE, Expired, FiberCancelled, HungUp, Signal
 from lbd.core.memory import memory_stream_pair
 from tests.core.reactors import recv_some, result_of, running
 
@@ -82,7 +82,7 @@ async def test_what_is_spawned_ends_with_the_reactor_even_then() -> None:
     async def child() -> None:
         steps.append("began")
         try:
-            await Suspension()
+            await PAUSE
         finally:
             steps.append("ended")
 
@@ -338,7 +338,7 @@ async def test_the_reactors_end_cancels_every_fiber_and_abandons_the_stubborn() 
     async def stubborn(reactor: Reactor) -> None:
         while not reactor.is_over:
             try:
-                await Suspension()
+                await PAUSE
             except FiberCancelled:
                 ended.append("stubborn")
 

@@ -42,7 +42,7 @@ async def test_fibers_at_the_same_place_are_told_of_together(autojump_clock: tri
     assert many.startswith("  10.0.0.0:80, 10.0.0.1:80, ")
     assert " and 2 more: outer (tests/worker/test_dump.py:" in many
     assert " > waits (tests/worker/test_dump.py:" in many
-    assert many.endswith("Suspension")
+    assert many.endswith(" > suspended")
     assert one.startswith("  alone: waits (")
     assert "test_dump.py" in "".join(lines[:start]), "the main thread's stack comes first"
 
