@@ -11,6 +11,7 @@ proxies the right-most address of the chain that is not one of theirs: everythin
   that field alone.
 - "X_Forwarded_For" and the like, with any of the hyphens changed, are dropped, whoever sends them: many upstreams take both spellings for
   one name, and we write the right one.
+- X-Request-Attempt counts the attempts of one hop at the next, so nobody's is passed on, not a trusted proxy's either.
 - Via names us "lbd". A request that bears this name MAX_PASSES times has been going in circles: 508, as RFC 9110, 7.6.3 has it.
 - traceparent and tracestate are between the client's tracer and the upstream's; nothing here touches them.
 """
@@ -41,7 +42,8 @@ MAX_REMEMBERED = 1024  # addresses whose trust is remembered; the chain of a bus
 MAX_ADDRESS = 64  # characters; the longest form, "[...%scope]:65535", is shorter
 # What only a trusted proxy is believed. Via is history, not a claim, and x-request-id has a rule of its own.
 STRANGERS_LOSE = CLAIMS - {b"via", b"x-request-id"}
-BELIEVED = STRANGERS_LOSE - LOOKALIKES
+NOBODY_KEEPS = LOOKALIKES | {b"x-request-attempt"}
+BELIEVED = STRANGERS_LOSE - NOBODY_KEEPS
 IDENTITY = frozenset(name for name in CLAIMS if name.replace(b"_", b"-").startswith(b"x-client-cert-"))
 SANE_REQUEST_ID = re.compile(rb"[!-~]{1,128}")
 # "10.0.0.1:80", "[::1]", "[::1]:80": Azure's gateways and others write ports into X-Forwarded-For.
@@ -156,7 +158,7 @@ class ConnectionForwarding:
         if not self._is_trusted:
             headers.remove_all(STRANGERS_LOSE)
         else:
-            headers.remove_all(LOOKALIKES)
+            headers.remove_all(NOBODY_KEEPS)
             claimed = {name for name in BELIEVED if headers.get(name) is not None}
         text = self._identity
         if text:

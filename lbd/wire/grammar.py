@@ -62,7 +62,8 @@ HOP_BY_HOP = frozenset((b"connection", b"keep-alive", b"proxy-connection", b"te"
 # What proxies write about those before them. CGI, WSGI and their kin take "X_Real_IP" for the same name.
 WRITTEN = (
     b"forwarded", b"via", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-port", b"x-forwarded-proto", b"x-real-ip",
-    b"x-request-id", b"x-client-cert-verify", b"x-client-cert-subject", b"x-client-cert-san", b"x-client-cert-fingerprint",
+    b"x-request-id", b"x-request-attempt", b"x-client-cert-verify", b"x-client-cert-subject", b"x-client-cert-san",
+    b"x-client-cert-fingerprint",
 )  # fmt: skip
 LOOKALIKES = frozenset(  # and those that would frame a request, to them and to nobody else
     spelled

@@ -361,7 +361,9 @@ cdef Kind kind_of(Text name, Py_ssize_t size, bint is_request) noexcept:
             return PLAIN
         if alike(name, b"transfer-encoding", 17):
             return CLAIM
-        return CLAIM if alike(name, b"x-forwarded-proto", 17) or alike(name, b"x-client-cert-san", 17) else PLAIN
+        if alike(name, b"x-forwarded-proto", 17) or alike(name, b"x-client-cert-san", 17):
+            return CLAIM
+        return CLAIM if alike(name, b"x-request-attempt", 17) else PLAIN
     if size == 16:
         if same(name, b"proxy-connection", 16):
             return DROPPED

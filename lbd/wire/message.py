@@ -154,7 +154,7 @@ class RequestHead:
     expect_continue: bool
     upgrade: bytes  # the protocols that are offered; b"" for none
     te_trailers: bool
-    has_proxy_fields: bool  # one of those that proxies write came: Via, Forwarded, X-Forwarded-*, X-Real-Ip, X-Request-Id
+    has_proxy_fields: bool  # one of those that proxies write came: Via, Forwarded, X-Forwarded-*, X-Request-Id and the like
 
     @staticmethod
     def make(*, method: bytes = b"GET", target: bytes = b"/", authority: bytes = b"", **rest: object) -> RequestHead:

@@ -73,6 +73,7 @@ CLAIMS = (
     ("Forwarded", "for=1.1.1.1;proto=https"),
     ("X-Real-IP", "1.1.1.1"),
     ("X-Request-Id", "mine"),
+    ("X-Request-Attempt", "7"),
 )
 OURS = {
     "x-forwarded-for": "192.0.2.1",
@@ -109,7 +110,7 @@ def test_one_claim_alone_is_seen_by_the_parser(name: bytes) -> None:
     "name",
     [
         "X_Forwarded_For", "x-forwarded_proto", "X_Real-IP", "X_Client_Cert_Verify", "X-Client-Cert_San", "X_REQUEST_ID",
-        "Content_Length", "TRANSFER_encoding",
+        "Content_Length", "TRANSFER_encoding", "X-Request-Attempt", "X_Request-Attempt",
     ],
 )  # fmt: skip
 def test_a_name_that_is_a_claims_to_some_upstreams_is_dropped_whoever_sends_it(peer: str, name: str) -> None:
@@ -288,7 +289,8 @@ OFF = [
     (
         {"x_forwarded": False},
         "10.0.0.1",
-        {name.lower(): value for name, value in CLAIMS if name != "x-forwarded-for"} | {"via": "1.1 lbd", "x-forwarded-for": "2.2.2.2"},
+        {name.lower(): value for name, value in CLAIMS if name not in ("x-forwarded-for", "X-Request-Attempt")}
+        | {"via": "1.1 lbd", "x-forwarded-for": "2.2.2.2"},
     ),
     ({"x_forwarded": False, "via": False, "request_id": False}, "192.0.2.1", {"x-request-id": "mine"}),
 ]

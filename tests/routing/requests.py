@@ -6,7 +6,7 @@ from lbd.wire.message import Headers, RequestHead
 
 __all__ = ["make_request"]
 
-PROXY_FIELDS = ("forwarded", "via", "x-real-ip", "x-request-id")
+PROXY_FIELDS = ("forwarded", "via", "x-real-ip", "x-request-id", "x-request-attempt")
 
 
 def make_request(

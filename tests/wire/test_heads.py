@@ -104,7 +104,7 @@ REQUESTS: list[tuple[str, bytes, dict[str, Any]]] = [
         )
         for name in (
             b"X-Forwarded-For", b"x-forwarded-proto", b"X-FORWARDED-HOST", b"X-Forwarded-Port", b"Forwarded", b"Via", b"X-Real-Ip",
-            b"X-Request-Id", b"X_Forwarded_For", b"x-client_CERT-verify", b"X_Request-Id", b"content_Length",
+            b"X-Request-Id", b"X-Request-Attempt", b"X_Forwarded_For", b"x-client_CERT-verify", b"X_Request-Id", b"content_Length",
             b"Transfer_ENCODING",
         )
     ],
