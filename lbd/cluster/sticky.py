@@ -48,7 +48,7 @@ class StickyPolicy:
 
 
 class Claim(NamedTuple):
-    """What a request's cookie says. `outcome` is what it comes to if another endpoint answers: new, invalid or moved."""
+    """What a request's cookie says. `outcome` is what it comes to if another endpoint answers, or none: new, invalid or moved."""
 
     endpoint: Endpoint | None
     outcome: str

@@ -64,6 +64,8 @@ class Logged(Protocol):
     @property
     def grpc_status(self) -> int: ...  # as proxy/grpc.py has it
     @property
+    def sticky(self) -> str: ...  # "": no sessions are sticky there
+    @property
     def request_id(self) -> bytes: ...
     @property
     def bytes_in(self) -> int: ...
@@ -112,6 +114,8 @@ class AccessLog:
                 strings = strings_of(request.headers)
             if exchange.grpc_status != NOT_GRPC:
                 strings = f'"grpc_status":{exchange.grpc_status if exchange.grpc_status >= 0 else "null"},{strings}'
+        if exchange.sticky:
+            strings = f'"sticky":"{exchange.sticky}",{strings}'
         if exchange.attempts > 1:
             strings = f'"tried":[{",".join(map(quoted, exchange.tried))}],{strings}'
         met = exchange.listener_name, exchange.client

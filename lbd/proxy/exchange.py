@@ -70,6 +70,13 @@ class Exchange(Attempting):
         return self.downstream.grpc_status
 
     @property
+    def sticky(self) -> str:
+        claim = self.claim
+        if claim is None:
+            return ""
+        return "kept" if claim.endpoint is not None and self.attempts and claim.endpoint is self.endpoint else claim.outcome
+
+    @property
     def queue_seconds(self) -> float:
         return self.waited if self.attempts or self.waited else -1.0
 

@@ -53,6 +53,7 @@ class Refusal:
     attempts = bytes_out = 0
     tried: Sequence[str] = ()
     grpc_status = NOT_GRPC
+    sticky = ""
     is_reused = False
     request_id = b""
     queue_seconds = connect_seconds = first_byte_seconds = -1.0

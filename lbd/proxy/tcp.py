@@ -115,6 +115,7 @@ class Session:
     status = 0
     is_reused = False
     grpc_status = NOT_GRPC
+    sticky = ""
     request_id = b""
 
     def __init__(self, connection: Connection, route: Route, hello: ClientHello | None) -> None:

@@ -31,6 +31,7 @@ class FakeExchange:
     status: int = 200
     reason: str = ""
     grpc_status: int = NOT_GRPC
+    sticky: str = ""
     request_id: bytes = b"00ff"
     bytes_in: int = 100
     bytes_out: int = 2000
@@ -228,12 +229,14 @@ def written_plainly(exchange: FakeExchange) -> bytes:
         "cluster": exchange.cluster_name, "endpoint": exchange.endpoint_address, "attempts": exchange.attempts,
         "reused": exchange.is_reused, "bytes_in": exchange.bytes_in, "bytes_out": exchange.bytes_out, "duration": exchange.duration,
         "queue": exchange.queue_seconds, "connect": exchange.connect_seconds, "first_byte": exchange.first_byte_seconds,
-        "request_id": exchange.request_id.decode("latin-1"), "tried": list(exchange.tried), "grpc_status": exchange.grpc_status,
-        "referer": referer,
+        "request_id": exchange.request_id.decode("latin-1"), "tried": list(exchange.tried), "sticky": exchange.sticky,
+        "grpc_status": exchange.grpc_status, "referer": referer,
         "user_agent": agent, "detail": exchange.detail,
     }  # fmt: skip
     if exchange.attempts < 2:
         del texts["tried"]
+    if not exchange.sticky:
+        del texts["sticky"]
     if request is None or exchange.grpc_status == NOT_GRPC:
         del texts["grpc_status"]
     elif exchange.grpc_status == UNTOLD:
@@ -264,6 +267,7 @@ SECONDS = st.sampled_from([-1.0, 0.0, 0.0000004, 0.000312, 0.9999996, 3600.0])
                 "attempts": st.integers(0, 3),
                 "tried": st.lists(NAME, max_size=2),
                 "is_reused": st.booleans(),
+                "sticky": st.sampled_from(["", "", "kept", "moved"]),
                 "grpc_status": st.sampled_from([NOT_GRPC, NOT_GRPC, UNTOLD, 0, 14]),
                 "bytes_in": st.integers(0, 1 << 40),
                 "bytes_out": st.integers(0, 1 << 40),

@@ -53,6 +53,11 @@ def counted(play: Playbook, number: int) -> dict[str, int]:
     return {labels[1]: cells[0] for (metric, labels), cells in play.board.totals().items() if metric == number}
 
 
+def outcomes(play: Playbook) -> list[str]:
+    """As the access log has them."""
+    return [line.sticky for line in play.lines]  # type: ignore[attr-defined]
+
+
 # Sticky sessions
 
 
@@ -65,11 +70,18 @@ async def test_a_client_comes_back_to_its_endpoint() -> None:
             assert (again, line) == (first, b"")
             assert b"\r\nCookie: x=1\r\n" in request
         assert counted(play, STICKY.number) == {"new": 1, "kept": 6}
+        assert outcomes(play) == ["new", *["kept"] * 6]
 
 
 async def test_clients_without_a_cookie_are_balanced() -> None:
     async with playbook() as play:
         assert {(await ask(play))[1] for _ in range(6)} == {b"a:1", b"b:1", b"c:1"}
+
+
+async def test_where_no_session_is_sticky_nothing_is_said_of_any() -> None:
+    async with Playbook(clusters=[ClusterPolicy("web", ENDPOINTS)]) as play:
+        await ask(play, cookie_of("a:1"))
+        assert outcomes(play) == [""]
 
 
 @pytest.mark.parametrize("cookie", [b"lbd-web=", b"lbd-web=AAAAAAAAAAAA.AAAAAAAAAAAAAAAAAAAAAAAA", b"lbd-web=10.0.0.1"])
@@ -79,6 +91,7 @@ async def test_a_forged_cookie_is_ignored_and_replaced(cookie: bytes) -> None:
         assert line.startswith(cookie_of(endpoint.decode()))
         assert b"Cookie" not in request
         assert counted(play, STICKY.number) == {"invalid": 1}
+        assert outcomes(play) == ["invalid"]
 
 
 async def test_who_is_out_is_left_and_the_client_stays_where_it_has_come_to() -> None:
@@ -113,6 +126,7 @@ async def test_a_retry_leaves_the_endpoint_and_takes_the_cookie_along() -> None:
         assert endpoint in (b"b:1", b"c:1")
         assert line.startswith(cookie_of(endpoint.decode()))
         assert b"Cookie" not in request
+        assert outcomes(play) == ["moved"]
 
 
 async def test_who_has_been_led_back_is_not_hedged() -> None:
@@ -141,6 +155,7 @@ async def test_an_answer_of_our_own_sets_no_cookie() -> None:
         assert b"Set-Cookie" not in head
         await play.downstream.read_until(b"\n")
         assert counted(play, STICKY.number) == {}
+        assert outcomes(play) == ["new"]
 
 
 async def test_a_client_of_http2_comes_back_too() -> None:
