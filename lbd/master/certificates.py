@@ -8,6 +8,7 @@ renews them writes one after the other: a pair that does not fit is read again a
 from __future__ import annotations
 
 import ssl
+import warnings
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.utils import CryptographyDeprecationWarning
 
 from lbd.errors import EnvironmentFault
 from lbd.master.faults import Faults
@@ -164,7 +166,10 @@ def read_file(file: Path, path: KeyPath) -> bytes:
 
 def parsed_chain(file: Path, pem: bytes, path: KeyPath) -> list[x509.Certificate]:
     try:
-        return x509.load_pem_x509_certificates(pem)
+        with warnings.catch_warnings():
+            # Of serial numbers that are not positive, which some of those have whom every system trusts: nobody here can mend that.
+            warnings.simplefilter("ignore", CryptographyDeprecationWarning)
+            return x509.load_pem_x509_certificates(pem)
     except ValueError:
         if b"PRIVATE KEY-----" in pem and b"-----BEGIN CERTIFICATE-----" not in pem:
             raise EnvironmentFault(f"{file} is a private key; are `cert` and `key` exchanged?", path) from None

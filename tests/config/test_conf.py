@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 import lbd.cli.demo
+from lbd.cli.cert import write_certificate
+from lbd.cli.main import main
 from lbd.cluster.admission import LimitPolicy
 from lbd.cluster.breaker import BreakerPolicy
 from lbd.cluster.cluster import BALANCES, ClusterPolicy, EndpointPolicy, RetryPolicy, TimeoutPolicy
@@ -33,6 +35,7 @@ from lbd.routing.edits import HeaderEdits
 from lbd.routing.hello import PassthroughPolicy
 from lbd.routing.route import RedirectPolicy, RespondPolicy, RewritePolicy, RoutePolicy, RouteTimeouts
 from lbd.worker.log import LogPolicy
+from tests.config.full import FULL, with_defaults, with_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -117,6 +120,13 @@ def test_the_demo_is_the_same_installed_and_here() -> None:
     assert lbd.cli.demo.CONFIG.read_text() == (ROOT / "conf/demo.toml").read_text()
 
 
+def test_the_demo_runs_by_itself_beside_its_certificate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_certificate(("localhost",), tmp_path)
+    (tmp_path / "demo.toml").write_text((ROOT / "conf/demo.toml").read_text())
+    assert main(["check", "-c", str(tmp_path / "demo.toml")]) == 0
+    assert capsys.readouterr().err == ""
+
+
 def test_what_says_that_zero_means_something_takes_a_zero() -> None:
     marks = {f"{policy.__name__}.{field.key}": field.mark for policy in ALL for field in fields_of(policy)}
     means = {name: mark for name, mark in marks.items() if isinstance(mark, Duration | Size | Count) and mark.zero}
@@ -127,21 +137,33 @@ def test_what_says_that_zero_means_something_takes_a_zero() -> None:
 # conf/lb.toml
 
 
-def full_file() -> str:
-    return (ROOT / "conf/lb.toml").read_text()
-
-
 def test_what_is_commented_out_is_the_default(tmp_path: Path) -> None:
-    text, count = re.subn(r"^#(?=[a-z_]+ = )", "", full_file(), flags=re.MULTILINE)
-    assert count > 50
-    (tmp_path / "lb.toml").write_text(text)
-    again, config = load_config(tmp_path / "lb.toml", {}), load_config(ROOT / "conf/lb.toml", {})
-    assert again == config
+    short, whole = tmp_path / "short.toml", tmp_path / "whole.toml"
+    short.write_text(with_files())
+    whole.write_text(with_defaults())
+    assert len(whole.read_text()) < len(short.read_text()) - 50
+    assert load_config(whole, {}) == load_config(short, {})
+
+
+def test_with_its_files_it_is_as_valid_as_without_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As people meet it first, from the project's root, and as they have it in the end."""
+    assert main(["check", "-c", str(FULL)]) == 0
+    (tmp_path / "lb.toml").write_text(with_files())
+    assert main(["check", "-c", str(tmp_path / "lb.toml")]) == 1
+    assert "listener.secure.tls.cert: " in capsys.readouterr().err
+    write_certificate(("wild.example",), tmp_path)
+    (tmp_path / "cert.pem").rename(tmp_path / "wild.pem")
+    (tmp_path / "key.pem").rename(tmp_path / "wild.key")
+    (tmp_path / "ca.pem").unlink()
+    write_certificate(("localhost",), tmp_path)
+    (tmp_path / "ca.pem").rename(tmp_path / "clients.pem")
+    assert main(["check", "-c", str(tmp_path / "lb.toml")]) == 0
+    assert capsys.readouterr().err == ""
 
 
 def test_every_key_is_in_the_full_file() -> None:
     """In a place where it may stand."""
-    tree = tomllib.loads(re.sub(r"^#(?=[a-z_]+ = )", "", full_file(), flags=re.MULTILINE))
+    tree = tomllib.loads(with_defaults())
     seen: dict[type, set[str]] = {policy: set() for policy in ALL}
     for section, policy in SECTIONS.items():
         for table in tree[section].values() if section in ("listener", "cluster") else [tree[section]]:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import copy
 import pickle
 import random
-import re
 import tomllib
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import tomli_w
@@ -23,9 +21,12 @@ from lbd.errors import ConfigErrors
 from lbd.master.probe import Probe
 from lbd.proxy.forwarding import Forwarding
 from lbd.routing.table import RoutingTable
+from tests.config.full import with_defaults
 
-FULL = Path(__file__).resolve().parent.parent.parent / "conf/lb.toml"
-TREE: dict[str, Any] = tomllib.loads(re.sub(r"^#(?=[a-z_]+ = )", "", FULL.read_text(), flags=re.MULTILINE))
+if TYPE_CHECKING:
+    from pathlib import Path
+
+TREE: dict[str, Any] = tomllib.loads(with_defaults())
 
 
 def places(value: object, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
