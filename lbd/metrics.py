@@ -124,6 +124,13 @@ ENDPOINT_SECONDS = Metric(
     36, "lbd_endpoint_latency_seconds_total", "counter", ("cluster", "endpoint"),
     "Seconds until the heads of an endpoint's answers came, where outlier.latency is on.", 1_000_000,
 )  # fmt: skip
+SLOW_STARTS = Metric(
+    42,
+    "lbd_endpoint_slow_start",
+    "gauge",
+    ("cluster", "endpoint"),
+    "Workers in which an endpoint that comes back has not all of its share yet.",
+)
 ENDPOINT_ANSWERS = Metric(
     37, "lbd_endpoint_answers_total", "counter", ("cluster", "endpoint"), "Answers of an endpoint, where outlier.latency is on."
 )

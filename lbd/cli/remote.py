@@ -217,6 +217,7 @@ def describe_endpoint(endpoint: Tree) -> tuple[str, ...]:
     notes = ["backup"] if endpoint.get("backup") else []
     notes += [f"level {endpoint['priority']}"] if endpoint.get("priority") else []
     notes += [f"zone {endpoint['zone']}"] if endpoint.get("zone") else []
+    notes += ["its share grows (slow start)"] if endpoint.get("slow_start") else []
     if why := endpoint.get("why"):
         notes.append(str(why))
     if endpoint.get("weight", 1) != endpoint.get("configured_weight", endpoint.get("weight", 1)):

@@ -149,7 +149,7 @@ class Cluster:
         # The only worker's own counts are everybody's.
         self._board = board if board is not None and board.slots > 1 else None
         self._tell = tell
-        self._slow_start = SlowStart(policy.slow_start, clock)
+        self._slow_start = SlowStart(policy.slow_start, clock, segment)
         self._by_address: dict[str, Endpoint] = {}
         self._roster = Roster(policy, segment, random)
         self.circuit = Circuit(self._roster, segment, clock)

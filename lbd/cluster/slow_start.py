@@ -19,10 +19,13 @@ from __future__ import annotations
 from math import inf
 from typing import TYPE_CHECKING
 
+from lbd import metrics
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from lbd.cluster.endpoint import Endpoint
+    from lbd.core.board import Segment
 
 __all__ = ["SlowStart"]
 
@@ -33,12 +36,14 @@ GRAIN = 20
 class SlowStart:
     """Sets the weights of one cluster's endpoints in this worker."""
 
-    __slots__ = ("_began", "_clock", "_in", "_needed_until", "_waiting", "seconds")
+    __slots__ = ("_began", "_clock", "_in", "_needed_until", "_segment", "_told", "_waiting", "seconds")
 
-    def __init__(self, seconds: float, clock: Callable[[], float]) -> None:
+    def __init__(self, seconds: float, clock: Callable[[], float], segment: Segment | None = None) -> None:
         """`seconds`: 0 is at once."""
         self.seconds = seconds
         self._clock = clock
+        self._segment = segment
+        self._told: set[Endpoint] = set()  # on the segment
         self._in: set[Endpoint] = set()
         self._waiting: set[Endpoint] | None = None  # there from the beginning, and not in yet; None: before the beginning
         self._began: dict[Endpoint, float] = {}  # who comes back, and since when
@@ -62,6 +67,16 @@ class SlowStart:
                 endpoint.weigh(max(1, round(endpoint.own_weight * GRAIN * shares.get(endpoint, 1.0))))
             else:
                 endpoint.weigh(endpoint.own_weight)
+        if self._told != self._began.keys():
+            self._tell()
+
+    def _tell(self) -> None:
+        """For people: why somebody who is up gets little."""
+        changed, self._told = self._told ^ self._began.keys(), set(self._began)
+        if self._segment is not None:
+            for endpoint in changed:
+                cell = self._segment.series(metrics.SLOW_STARTS.number, (endpoint.cluster_name, endpoint.address), 1)
+                self._segment.put(cell, int(endpoint in self._began))
 
     def _note(self, endpoints: Sequence[Endpoint]) -> None:
         """Who has come and gone."""

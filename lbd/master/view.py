@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -17,7 +18,7 @@ from lbd.master.control import named
 from lbd.master.states import MasterState, WorkerState
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
+    from collections.abc import Collection, Iterator
 
     from lbd.admin.command import Command
     from lbd.admin.view import OwnMetric
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from lbd.worker.messages import EndpointState
 
 __all__ = ["MasterView"]
+
+Totals = Mapping[tuple[int, tuple[str, ...]], Sequence[int]]  # of the board
 
 
 class MasterView:
@@ -70,9 +73,11 @@ class MasterView:
         }
 
     def clusters(self, wanted: Collection[str] = ()) -> dict[str, Any]:
-        return {cluster.name: self._cluster(cluster) for cluster in self._master.config.clusters if not wanted or cluster.name in wanted}
+        totals = self._master.board.totals()
+        found = [cluster for cluster in self._master.config.clusters if not wanted or cluster.name in wanted]
+        return {cluster.name: self._cluster(cluster, totals) for cluster in found}
 
-    def _cluster(self, cluster: ClusterPolicy) -> dict[str, Any]:
+    def _cluster(self, cluster: ClusterPolicy, totals: Totals) -> dict[str, Any]:
         master = self._master
         found = master.book.found()[cluster.name] if master.supervisor else ()
         states = master.book.of(cluster.name) if master.supervisor else ()
@@ -84,8 +89,8 @@ class MasterView:
             "panic": is_panic(states, cluster.spread()),
             "levels": levels_of(cluster, states),
             "sticky": cluster.sticky is not None,
-            "breaker": breaker_of(master.board, cluster),
-            **(admission_of(master.board, master.book.places()[cluster.name], cluster, states) if master.supervisor else {}),
+            "breaker": breaker_of(totals, cluster),
+            **(admission_of(master.board, totals, master.book.places()[cluster.name], cluster, states) if master.supervisor else {}),
             "endpoints": [
                 {
                     "name": state.name,
@@ -106,6 +111,7 @@ class MasterView:
                     "up": state.up,
                     "state": master.standings.state(cluster.name, state.address),
                     "why": master.standings.why(cluster.name, state.address),
+                    "slow_start": totals.get((metrics.SLOW_STARTS.number, (cluster.name, state.address)), (0,))[0],
                 }
                 for endpoint, state in zip(found, states, strict=True)
             ],
@@ -181,9 +187,9 @@ class MasterView:
         return {"master": os.getpid(), **workers}
 
 
-def admission_of(board: Board, place: int, cluster: ClusterPolicy, states: Sequence[EndpointState]) -> dict[str, Any]:
+def admission_of(board: Board, totals: Totals, place: int, cluster: ClusterPolicy, states: Sequence[EndpointState]) -> dict[str, Any]:
     """What all endpoints together have and may have, over all workers; 0 is no limit."""
-    adaptive = board.totals().get((metrics.ADAPTIVE_LIMIT.number, (cluster.name,)), [0])[0] if cluster.adaptive.enabled else 0
+    adaptive = totals.get((metrics.ADAPTIVE_LIMIT.number, (cluster.name,)), (0,))[0] if cluster.adaptive.enabled else 0
     return {
         "max_requests": cluster.limits.max_requests,
         "max_connections": cluster.limits.max_connections,
@@ -194,12 +200,11 @@ def admission_of(board: Board, place: int, cluster: ClusterPolicy, states: Seque
     }
 
 
-def breaker_of(board: Board, cluster: ClusterPolicy) -> dict[str, int] | None:
+def breaker_of(totals: Totals, cluster: ClusterPolicy) -> dict[str, int] | None:
     """How many workers have it in which state; None where there is none."""
     if cluster.breaker is None:
         return None
-    totals = board.totals()
-    series = {state.value: totals.get((metrics.BREAKER_STATE.number, (cluster.name, state.value)), [0]) for state in BreakerState}
+    series = {state.value: totals.get((metrics.BREAKER_STATE.number, (cluster.name, state.value)), (0,)) for state in BreakerState}
     return {state: cells[0] for state, cells in series.items()}
 
 

@@ -301,17 +301,21 @@ def test_levels_and_limits_for_people() -> None:
     cluster = {
         "balance": "round-robin", "max_requests": 100, "inflight": 100, "queued": 7,
         "levels": [{**level, "level": 0, "up": 1, "share": 0.7, "panic": True}, {**level, "level": "backup", "up": 2, "share": 0.3}],
-        "endpoints": [{"address": "10.0.0.1:80", "up": True, "priority": 2, "zone": "b", "state": "half_open", "why": "on trial"}],
+        "endpoints": [
+            {"address": "10.0.0.1:80", "up": True, "priority": 2, "zone": "b", "state": "half_open", "why": "on trial"},
+            {"address": "10.0.0.2:80", "up": True, "state": "up", "slow_start": 2},
+        ],
     }  # fmt: skip
     assert list(describe_clusters({"web": cluster})) == [
-        "cluster web: 1 of 1 endpoints up, round-robin, 100 of 100 requests, 7 queued",
+        "cluster web: 2 of 2 endpoints up, round-robin, 100 of 100 requests, 7 queued",
         "  level 0: 1 of 2 up, in panic, 70 % of the requests",
         "  backups: 2 of 2 up, 30 % of the requests",
         "  ENDPOINT     STATE     WEIGHT  IN FLIGHT",
         "  10.0.0.1:80  on trial       1          0  level 2; zone b; on trial",
+        "  10.0.0.2:80  up             1          0  its share grows (slow start)",
     ]
     del cluster["levels"], cluster["max_requests"]
-    assert next(describe_clusters({"web": {**cluster, "queued": 0}})) == "cluster web: 1 of 1 endpoints up, round-robin"
+    assert next(describe_clusters({"web": {**cluster, "queued": 0}})) == "cluster web: 2 of 2 endpoints up, round-robin"
 
 
 def test_overlays_without_an_endpoint_for_people() -> None:

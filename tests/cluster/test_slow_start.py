@@ -7,8 +7,10 @@ from random import Random
 
 import pytest
 
+from lbd import metrics
 from lbd.cluster.cluster import Cluster, ClusterPolicy
 from lbd.cluster.slow_start import GRAIN, SlowStart
+from lbd.core.board import Board
 from tests.cluster.fakes import Facts, endpoints
 
 
@@ -159,6 +161,29 @@ def test_after_a_panic_everybody_is_needed() -> None:
             members[0].up = up
             slow_start.settle(members, is_hash=False)
         assert [member.weight for member in members] == weights
+
+
+def test_it_is_told_while_it_lasts() -> None:
+    board = Board.create(1, cells=512, endpoints=8)
+    members = endpoints(1, 1, 1)
+    now = 100.0
+    slow_start = SlowStart(10.0, lambda: now, board.segment(0))
+
+    def told() -> list[int]:
+        totals = board.totals()
+        return [totals.get((metrics.SLOW_STARTS.number, ("web", member.address)), [0])[0] for member in members]
+
+    for up in (True, False, True):
+        members[0].up = members[1].up = up
+        assert told() == [0, 0, 0]
+        slow_start.settle(members, is_hash=False)
+    assert told() == [1, 1, 0]
+    slow_start.settle(members[1:], is_hash=False)  # the first one has left
+    assert told() == [0, 1, 0]
+    now = 110.0
+    slow_start.settle(members[1:], is_hash=False)
+    assert told() == [0, 0, 0]
+    board.close()
 
 
 def test_without_it() -> None:
