@@ -1,4 +1,5 @@
 cimport cython
+from libc.stdint cimport int64_t
 
 from lbd.cluster.admission cimport Admission
 from lbd.cluster.pool cimport Pool
@@ -16,6 +17,7 @@ cdef class Endpoint:
     cdef readonly Witness witness
     cdef readonly double latency, observed_at
     cdef Segment _segment
+    cdef int64_t[::1] _counts, _flights
     cdef Board _board
     cdef dict _cells, _failed
     cdef Py_ssize_t _connections, _elders, _opened, _reused, _timed, _answers

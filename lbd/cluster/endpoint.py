@@ -71,7 +71,8 @@ class Endpoint:
     `trial`: it comes back from an ejection, and has no more than so many requests at once; 0: it is not on trial."""
 
     __slots__ = (
-        "_answers", "_board", "_cells", "_connections", "_elders", "_failed", "_opened", "_reused", "_segment", "_timed", "address",
+        "_answers", "_board", "_cells", "_connections", "_counts", "_elders", "_failed", "_flights", "_opened", "_reused", "_segment",
+        "_timed", "address",
         "admission", "backup", "cluster_name", "drained", "index", "inflight", "is_limited", "latency", "max_connections", "max_requests",
         "metadata", "name", "observed_at", "origination", "own_limit", "own_weight", "pool", "priority", "trial", "up", "weight", "witness",
         "zone",
@@ -93,6 +94,9 @@ class Endpoint:
         self.latency = 0.0
         self.observed_at = -1.0  # -1: never
         self._segment = segment
+        if segment is not None:
+            self._counts = segment.cells
+            self._flights = segment.flights
         self._board = board
         self.inflight = 0  # requests of this worker
         self._connections = 0
@@ -183,7 +187,7 @@ class Endpoint:
         """A request starts here."""
         self.inflight += 1
         if self._segment is not None:
-            self._segment.add_inflight(self.index, 1)
+            self._flights[self.index] += 1
         if self.admission is not None:
             self.admission.begun()
 
@@ -191,7 +195,7 @@ class Endpoint:
         """It is over, one way or the other."""
         self.inflight -= 1
         if self._segment is not None:
-            self._segment.add_inflight(self.index, -1)
+            self._flights[self.index] -= 1
         if self.admission is not None:
             self.admission.ended()
 
@@ -286,7 +290,7 @@ class Endpoint:
             if cell is None:
                 cell = self._segment.series(metrics.ATTEMPTS.number, (self.cluster_name, self.address, outcome), 1)
                 self._cells[outcome] = cell
-            self._segment.add(cell, 1)
+            self._counts[cell] += 1
 
     def _judge(self, status: int) -> None:
         """An answer that matters: a bad one, or any in the middle of a run or a trial."""
@@ -324,7 +328,7 @@ class Endpoint:
         if self._segment is not None:
             if self._reused < 0:
                 self._reused = self._series(metrics.CONNECTIONS_REUSED.number)
-            self._segment.add(self._reused, 1)
+            self._counts[self._reused] += 1
 
     def _series(self, number: int) -> int:
         assert self._segment is not None

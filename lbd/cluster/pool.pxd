@@ -3,7 +3,7 @@ cdef class Pool:
     cdef list _idle
     cdef Py_ssize_t _max_idle, _max_requests
     cdef double _idle_timeout, _max_age
-    cdef bint _is_retired
+    cdef bint _is_bounded, _is_retired
 
     cpdef obey(self, policy)
     cpdef object take(self, double now, bint certain=*)

@@ -43,7 +43,7 @@ class Pooled(Protocol):
 
 
 class Pool:
-    __slots__ = ("_idle", "_idle_timeout", "_is_retired", "_max_age", "_max_idle", "_max_requests", "policy")
+    __slots__ = ("_idle", "_idle_timeout", "_is_bounded", "_is_retired", "_max_age", "_max_idle", "_max_requests", "policy")
 
     def __init__(self, policy: PoolPolicy) -> None:
         self._idle: list[Pooled] = []
@@ -57,6 +57,9 @@ class Pool:
         self._idle_timeout = policy.idle_timeout
         self._max_age = policy.max_age
         self._max_requests = policy.max_requests
+        self._is_bounded = (
+            policy.max_requests > 0 or policy.max_age > 0 or policy.idle_timeout <= 0
+        )  # else what has just come back may stay
 
     def __len__(self) -> int:
         return len(self._idle)
@@ -74,7 +77,7 @@ class Pool:
     def give(self, connection: Pooled, now: float) -> None:
         """Keeps it, or closes it; the oldest one goes when there is no room."""
         connection.idle_since = now
-        if self._is_retired or self._max_idle == 0 or not self._is_usable(connection, now):
+        if self._is_retired or self._max_idle == 0 or (self._is_bounded and not self._is_usable(connection, now)):
             connection.close()
             return
         if len(self._idle) >= self._max_idle:

@@ -70,6 +70,11 @@ class Segment:
         """The cells themselves, of 64 bits, for those who count on every request: `cells[i] += 1` saves the call of add()."""
         return self._cells
 
+    @property
+    def flights(self) -> memoryview:
+        """Likewise the table of requests in flight, for those who would call add_inflight() for each."""
+        return self._inflight
+
     def series(self, number: int, labels: tuple[str, ...], width: int = 1) -> int:
         """The first cell of a series: the same for as long as the series lives, also for the worker's successor.
 

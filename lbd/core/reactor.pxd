@@ -4,7 +4,7 @@ from libc.stdint cimport uint32_t
 from lbd.core.fiber cimport Fiber, Schedule, Signal
 from lbd.core.syscalls cimport Poller
 
-cdef uint32_t EPOLLIN, EPOLLOUT, EPOLLERR, EPOLLHUP, EPOLLRDHUP, EPOLLET, INTEREST
+cdef uint32_t EPOLLIN, EPOLLOUT, EPOLLERR, EPOLLHUP, EPOLLRDHUP, EPOLLET, BROKEN, ENDED, INTEREST
 cdef int BATCH, LINGER, POLLS
 cdef double TURN, PATIENCE
 

@@ -56,6 +56,8 @@ EPOLLERR = 0x008
 EPOLLHUP = 0x010
 EPOLLRDHUP = 0x2000
 EPOLLET = 1 << 31
+BROKEN = EPOLLHUP | EPOLLERR
+ENDED = EPOLLRDHUP | BROKEN
 INTEREST = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET
 
 BATCH = 64  # events of one poll; about a millisecond's work
@@ -104,9 +106,9 @@ class Pollable:
 
     def happened(self, events: int) -> None:
         """What epoll says of it."""
-        if events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR):
+        if events & ENDED:
             self.hung_up = True
-            if events & (EPOLLHUP | EPOLLERR):
+            if events & BROKEN:
                 self.broken = True
                 self.may_write = True  # so that the next send() learns the reason
             self.may_read = True

@@ -192,7 +192,8 @@ class Exchange(Attempting):
             self.kept = KeptBody(target.keeps)
         if target.total_timeout:
             self.total_at = self.started + target.total_timeout
-        self.total_at = min(self.total_at, downstream.deadline)
+        if downstream.deadline < self.total_at:
+            self.total_at = downstream.deadline
 
     async def _attempt(self) -> bool:
         """One try, up to the last byte of its response: a thin path of waits between steps that do not wait, which compiles well. False:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["Http1Connection"]
 
 DRAIN_GRACE = 1.0  # seconds in which a request may still come on an idle connection that is to be closed
+SOON = 0.001  # seconds: a deadline of 0 would be none
 STEPS = 16  # requests, or reads, before other fibers get a turn
 KEEPALIVE, HEAD, LINGER = 1, 2, 3  # kinds of deadlines; the exchange has its own
 
@@ -92,7 +93,7 @@ class Http1Connection:
             elif not is_waiting:
                 is_waiting = True
                 self._wait_for_request()
-            received = downstream.receive()
+            received = downstream.receive() if self.stream.may_read else -1
             if received > 0:
                 if is_waiting:
                     listener.idle.pop(fiber, None)
@@ -115,7 +116,7 @@ class Http1Connection:
         if listener.is_draining:
             fiber.arm(DRAIN_GRACE, KEEPALIVE)
         elif self.downstream.requests:
-            fiber.arm(max(listener.keepalive_timeout, 0.001), KEEPALIVE)
+            fiber.arm(listener.keepalive_timeout or SOON, KEEPALIVE)
         else:
             fiber.arm(listener.head_timeout, KEEPALIVE)
 
@@ -134,7 +135,7 @@ class Http1Connection:
         downstream, stream = self.downstream, self.stream
         if stream.is_closed:
             return
-        self.fiber.arm(max(self.listener.linger_timeout, 0.001), LINGER)
+        self.fiber.arm(self.listener.linger_timeout or SOON, LINGER)
         while downstream.unsent:
             await stream.writable
             downstream.send_more()

@@ -117,6 +117,8 @@ class Http1Upstream(Upstream):
                 except WireError as error:
                     raise failure("bad_response", f"its response is not HTTP: {error.message}") from error
                 self._searched = max(0, len(self.buffer) - 3)
+            if not self._bytes.may_read:  # as it is when the request has just been sent
+                return None
             data = self.recv(HEAD_READ)
             if data is None:
                 return None

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["find_head_end", "parse_request", "parse_response", "parse_trailers"]
 
 REQUEST_NOTED = HOP_BY_HOP | CLAIMS | {b"host", b"expect"}
+SELDOM = CLAIMS | {b"te", b"expect"}
 KEEP_ALIVE = [b"keep-alive"]
 NEVER_NAMED = HOP_BY_HOP | {b"close"}  # options of their own, or not among the fields anyhow
 EARLY = 64  # bytes within which the beginning of a first line is looked at more than once
@@ -90,14 +91,12 @@ def parse_request(buffer: bytes, start: int, end: int, limits: HeadLimits) -> Re
         head.method = method
         head.minor = 1 if minor == b"1" else 0
         head.headers = sorted_out(block, REQUEST_NOTED, noted, limits)
-        head.has_proxy_fields = not CLAIMS.isdisjoint(noted)
         set_target(head, target, noted.get(b"host"))
         set_framing(head, noted)
         set_connection(head, noted)
-        head.expect_continue = b"expect" in noted and head.minor > 0 and b"100-continue" in listed(noted[b"expect"])
-        if minor == b"0":
-            head.headers.remove(b"expect")  # HTTP/1.0 does not know it (RFC 9110, 10.1.1), and upstream we speak HTTP/1.1
-        head.te_trailers = b"te" in noted and b"trailers" in listed(noted[b"te"])
+        head.has_proxy_fields = head.te_trailers = head.expect_continue = False
+        if not SELDOM.isdisjoint(noted):
+            set_seldom(head, noted)
     except WireError as error:
         if error.status in (400, 501):
             raise explained(error, buffer[start:end], True) from None
@@ -144,7 +143,10 @@ def sorted_out(block: bytes, names: frozenset[bytes], noted: Noted, limits: Head
     """The fields to hand on; those of `names` go to `noted` (and of these only claims, and Expect, are handed on)."""
     kept: list[bytes] = []
     keep = kept.append
-    for line in block.split(b"\r\n"):
+    lines = block.split(b"\r\n")
+    if len(lines) > limits.fields + 1:  # nothing follows the last line end
+        raise WireError("head_too_large", 431, f"more than {limits.fields} fields")
+    for line in lines:
         name, _, value = line.partition(b":")
         key = name.lower()
         if key in names:
@@ -152,8 +154,6 @@ def sorted_out(block: bytes, names: frozenset[bytes], noted: Noted, limits: Head
             if names is not REQUEST_NOTED or (key not in CLAIMS and key != b"expect"):
                 continue
         keep(line)
-    if block.count(b"\n") > limits.fields:
-        raise WireError("head_too_large", 431, f"more than {limits.fields} fields")
     return Headers(b"\r\n".join(kept))
 
 
@@ -175,6 +175,17 @@ def set_target(head: RequestHead, target: bytes, hosts: list[bytes] | None) -> N
     head.target = target
     head.authority = authority
     head.path, _, head.query = target.partition(b"?")
+
+
+def set_seldom(head: RequestHead, noted: Noted) -> None:
+    """What most requests do not say."""
+    head.has_proxy_fields = not CLAIMS.isdisjoint(noted)
+    head.te_trailers = b"te" in noted and b"trailers" in listed(noted[b"te"])
+    if b"expect" in noted:
+        if head.minor > 0:
+            head.expect_continue = b"100-continue" in listed(noted[b"expect"])
+        else:  # HTTP/1.0 does not know it (RFC 9110, 10.1.1), and upstream we speak HTTP/1.1
+            head.headers.remove(b"expect")
 
 
 def origin_form(method: bytes, target: bytes, host: bytes) -> tuple[bytes, bytes]:
