@@ -40,7 +40,6 @@ cdef class Attempting:
     @cython.locals(upstream=Upstream)
     cdef _release(self, ResponseHead head)
     cpdef count(self, Upstream upstream)
-    cdef _send_request(self)
     cpdef send_on(self, Upstream upstream)
     cpdef go_on_with(self, Endpoint endpoint, Upstream upstream, Pool pool, double sent_at)
     cpdef int64_t body_limit(self, route) except? -1

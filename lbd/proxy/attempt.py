@@ -146,10 +146,6 @@ class Attempting:
         self.upstream.close()
         self.endpoint, self.upstream, self._pool, self._sent_at = endpoint, upstream, pool, sent_at
 
-    def _send_request(self) -> None:
-        self._sent_at = self.reactor.now
-        self.send_on(self.upstream)
-
     def send_on(self, upstream: Upstream) -> None:
         upstream.send_request(self.request, self._path, self._host, self.framing, self._extra, self.body)
 

@@ -20,7 +20,7 @@ from lbd.core.fiber import Expired, HungUp
 from lbd.errors import ProxyError, Side
 from lbd.proxy.admission import wait_for_room
 from lbd.proxy.attempt import Attempting
-from lbd.proxy.endings import answer_error, answer_locally, note_gone, timeout_failure
+from lbd.proxy.endings import RESPONSE, answer_error, answer_locally, note_gone, timeout_failure
 from lbd.proxy.hedge import hedged_head
 from lbd.proxy.kept import KeptBody
 from lbd.proxy.reasons import failure
@@ -164,9 +164,10 @@ class Exchange(Attempting):
     def _prepare(self, route: Route) -> None:
         """Everything that is the same for every attempt: limits, the request as it goes upstream, the deadline."""
         request, downstream, target = self.request, self.downstream, self.target
-        limit = self.body_limit(route)
-        if limit and request.content_length > limit:
-            raise failure("request_too_large", f"Content-Length {request.content_length} is above {limit}")
+        if request.content_length > 0:
+            limit = self.body_limit(route)
+            if limit and request.content_length > limit:
+                raise failure("request_too_large", f"Content-Length {request.content_length} is above {limit}")
         if downstream.body_ended:
             self.framing = LENGTH if request.content_length == 0 else NO_BODY
         else:
@@ -202,14 +203,17 @@ class Exchange(Attempting):
         try:
             if not self._take_pooled():
                 await self._dial()
-            self._send_request()
+            self._sent_at = self.reactor.now
+            self.send_on(self.upstream)
             while self.upstream.unsent:
                 self.arm(self.target.idle_timeout, IDLE)
                 await self.upstream.stream.writable
                 self.upstream.send_more()
             if self.body is None:
                 self._begin_upload()
-            self.await_head()
+                self.await_head()
+            else:
+                self.arm(self.head_timeout, RESPONSE)
             head = self.upstream.maybe_head() if self.target.hedging is None else await hedged_head(self)
             while head is None or head.status < 200:
                 if head is None:

@@ -18,10 +18,12 @@ __all__ = [
     "FIELDS",
     "FIELD_LINE",
     "HOP_BY_HOP",
+    "HOP_BY_HOP_LINES",
     "LINE_START",
     "LOOKALIKES",
     "NOT_TEXT",
     "NOT_TRAILERS",
+    "NOT_TRAILERS_LINES",
     "REQUEST",
     "REQUEST_LINE",
     "RESPONSE",
@@ -38,7 +40,7 @@ FIELD = TOKEN + rb"++:" + TEXT + rb"*+\r\n"
 METHOD_TARGET = rb"(" + TOKEN + rb"{1,32}) ([!\"$-~]++) "
 REQUEST = re.compile(METHOD_TARGET + rb"HTTP/1\.([01])\r\n((?:" + FIELD + rb")*+)\r\n")
 # Real origins leave out the reason phrase, and the space before it too.
-RESPONSE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: (" + TEXT + rb"*+))?\r\n((?:" + FIELD + rb")*+)\r\n")
+RESPONSE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: (" + TEXT + rb"*+))?\r(\n(?:" + FIELD + rb")*+)\r\n")
 TOKENS = re.compile(TOKEN + rb"++")
 FIELD_LINE = re.compile(FIELD)
 FIELDS = re.compile(rb"(?:" + FIELD + rb")*+")
@@ -80,3 +82,13 @@ NOT_TRAILERS = HOP_BY_HOP | CLAIMS | frozenset((
     b"max-forwards", b"pragma", b"proxy-authenticate", b"proxy-authentication-info", b"proxy-authorization", b"range", b"retry-after",
     b"set-cookie", b"trailer", b"vary", b"warning", b"www-authenticate",
 ))  # fmt: skip
+
+
+def lines_of(names: frozenset[bytes]) -> re.Pattern[bytes]:
+    """Finds fields of these names, (name)(value), in a block of lines that has been checked and begins with a line feed."""
+    initials = b"".join(sorted({letter for name in names for letter in (name[:1], name[:1].upper())}))
+    return re.compile(rb"\n(?=[" + initials + rb"])((?i:" + b"|".join(map(re.escape, sorted(names))) + rb")):([^\r]*+)\r")
+
+
+HOP_BY_HOP_LINES = lines_of(HOP_BY_HOP)
+NOT_TRAILERS_LINES = lines_of(NOT_TRAILERS)

@@ -17,9 +17,10 @@ from lbd.wire.grammar import (
     CLAIMS,
     FIELDS,
     HOP_BY_HOP,
+    HOP_BY_HOP_LINES,
     LINE_START,
     NOT_TEXT,
-    NOT_TRAILERS,
+    NOT_TRAILERS_LINES,
     REQUEST,
     REQUEST_LINE,
     RESPONSE,
@@ -29,6 +30,8 @@ from lbd.wire.message import Headers, RequestHead, ResponseHead
 from lbd.wire.refusal import WireError, explained, field_error, first_line_error, malformed, target_error
 
 if TYPE_CHECKING:
+    import re
+
     from lbd.wire.refusal import HeadLimits
 
 __all__ = ["find_head_end", "parse_request", "parse_response", "parse_trailers"]
@@ -90,12 +93,12 @@ def parse_request(buffer: bytes, start: int, end: int, limits: HeadLimits) -> Re
         head = RequestHead()
         head.method = method
         head.minor = 1 if minor == b"1" else 0
-        head.headers = sorted_out(block, REQUEST_NOTED, noted, limits)
-        set_target(head, target, noted.get(b"host"))
+        head.headers = sorted_out(block, noted, limits)
+        set_target(head, target, noted.pop(b"host", None))
+        head.has_proxy_fields = head.te_trailers = head.expect_continue = False
         set_framing(head, noted)
         set_connection(head, noted)
-        head.has_proxy_fields = head.te_trailers = head.expect_continue = False
-        if not SELDOM.isdisjoint(noted):
+        if noted and not SELDOM.isdisjoint(noted):
             set_seldom(head, noted)
     except WireError as error:
         if error.status in (400, 501):
@@ -116,7 +119,7 @@ def parse_response(buffer: bytes, start: int, end: int, limits: HeadLimits) -> R
         head.status = int(status)
         head.reason = reason or b""
         head.minor = 1 if minor == b"1" else 0
-        head.headers = sorted_out(block, HOP_BY_HOP, noted, limits)
+        head.headers = without(HOP_BY_HOP_LINES, block, noted, limits)
         set_framing(head, noted)
         set_connection(head, noted)
     except WireError as error:
@@ -132,29 +135,46 @@ def parse_trailers(block: bytes, limits: HeadLimits) -> Headers | None:
         raise field_error(block, "bad_trailers")
     noted: Noted = {}
     try:
-        headers = sorted_out(block, NOT_TRAILERS, noted, limits)
+        headers = without(NOT_TRAILERS_LINES, b"\n" + block, noted, limits)
         set_framing(ResponseHead.make(), noted)  # not obeyed, but refused where it would be refused in a head
     except WireError as error:
         raise WireError("bad_trailers", 431 if error.status == 431 else 400, error.message) from None
     return headers if len(headers) else None
 
 
-def sorted_out(block: bytes, names: frozenset[bytes], noted: Noted, limits: HeadLimits) -> Headers:
-    """The fields to hand on; those of `names` go to `noted` (and of these only claims, and Expect, are handed on)."""
+def sorted_out(block: bytes, noted: Noted, limits: HeadLimits) -> Headers:
+    """A request's fields to hand on; REQUEST_NOTED go to `noted` (and of these only claims, and Expect, are handed on)."""
     kept: list[bytes] = []
     keep = kept.append
     lines = block.split(b"\r\n")
     if len(lines) > limits.fields + 1:  # nothing follows the last line end
-        raise WireError("head_too_large", 431, f"more than {limits.fields} fields")
+        raise too_many_fields(limits)
     for line in lines:
         name, _, value = line.partition(b":")
         key = name.lower()
-        if key in names:
+        if key in REQUEST_NOTED:
             noted.setdefault(key, []).append(value.strip(b" \t"))
-            if names is not REQUEST_NOTED or (key not in CLAIMS and key != b"expect"):
+            if key not in CLAIMS and key != b"expect":
                 continue
         keep(line)
     return Headers(b"\r\n".join(kept))
+
+
+def without(lines: re.Pattern[bytes], block: bytes, noted: Noted, limits: HeadLimits) -> Headers:
+    """The fields but for those that `lines` finds, which go to `noted`. A response has more fields than a request and fewer that matter:
+    one search takes two thirds of the time that a look at each line does. `block` has a line feed in front."""
+    if block.count(b"\n") > limits.fields + 1:
+        raise too_many_fields(limits)
+    pieces = lines.split(block)
+    if len(pieces) == 1:
+        return Headers(block[1:])
+    for i in range(1, len(pieces), 3):
+        noted.setdefault(pieces[i].lower(), []).append(pieces[i + 1].strip(b" \t"))
+    return Headers(b"".join(pieces[::3])[1:])
+
+
+def too_many_fields(limits: HeadLimits) -> WireError:
+    return WireError("head_too_large", 431, f"more than {limits.fields} fields")
 
 
 def set_target(head: RequestHead, target: bytes, hosts: list[bytes] | None) -> None:
@@ -211,6 +231,10 @@ def checked_authority(text: bytes) -> bytes:
 
 def set_framing(head: RequestHead | ResponseHead, noted: Noted) -> None:
     """Where the body ends (RFC 9112, 6.3), as announced. Anything that two readers could see differently is refused."""
+    if not noted:
+        head.content_length = -1
+        head.chunked = False
+        return
     lengths = noted.get(b"content-length")
     head.content_length = -1 if lengths is None else checked_length(lengths)
     codings = noted.get(b"transfer-encoding")
