@@ -91,6 +91,11 @@ class Breaker:
         """Seconds after which it is worth to come again."""
         return max(0.0, self._until - self._clock()) if self.state is BreakerState.OPEN else self.policy.open
 
+    @property
+    def is_shut(self) -> bool:
+        """Nobody passes, however little is in flight."""
+        return self.state is BreakerState.OPEN and self._clock() < self._until
+
     def why(self) -> str:
         """For people: what opened it."""
         return f"{self.failed} of {self.total} attempts failed within {self.policy.window:g} s"

@@ -116,7 +116,9 @@ class Selection:
     def _probe(self, key: bytes, tried: Collection[Endpoint]) -> Endpoint | None:
         """As pick(), past a breaker that lets it through."""
         breaker = self._roster.breaker
-        if breaker is None or not breaker.lets_through(sum([endpoint.inflight for endpoint in self._roster.endpoints])):
+        if breaker is None or breaker.is_shut:
+            return None
+        if not breaker.lets_through(sum([endpoint.inflight for endpoint in self._roster.endpoints])):
             return None
         if self._revision != self._roster.revision:  # it has just become half-open
             self.arrange()

@@ -90,10 +90,14 @@ def test_who_may_pass(script: str, answers: str) -> None:
 
 def test_when_to_come_again() -> None:
     clocked = Clocked()
+    assert not clocked.breaker.is_shut
     clocked.play("xxxx__")
+    assert clocked.breaker.is_shut
     assert (clocked.breaker.wait, clocked.breaker.why()) == (3.0, "4 of 4 attempts failed within 10 s")
     assert repr(clocked.breaker) == "<Breaker open, 4 of 4 failed>"
-    clocked.play("___?")
+    clocked.play("___")
+    assert not clocked.breaker.is_shut
+    clocked.play("?")
     assert clocked.breaker.wait == 5.0
 
 
