@@ -50,7 +50,11 @@ def build_extensions() -> list[Extension]:
     try:
         from Cython.Build import cythonize
 
-        extensions = [Extension(name, [str(source)], extra_compile_args=C_FLAGS) for name, source in COMPILED.items()]
+        extensions = [
+            # Its twin, too: what is compiled must not be older than either, or the tests refuse it.
+            Extension(name, [str(source)], depends=[str(source.with_suffix(".py"))], extra_compile_args=C_FLAGS)
+            for name, source in COMPILED.items()
+        ]
         built: list[Extension] = cythonize(extensions, compiler_directives=DIRECTIVES, build_dir="build/cython", quiet=True)
     except Exception as error:
         give_up(error)

@@ -53,7 +53,7 @@ NOT_TEXT = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|(?<!\r)\n|\r(?!\n|\Z)"
 
 ABSOLUTE = re.compile(rb"(?i:http(s?))://([^/?]*+)([/?].*)?")
 # RFC 3986, 3.2: reg-name, IPv4 or an IPv6 literal; no userinfo, no empty host, no empty port.
-AUTHORITY = re.compile(rb"((?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})++|\[[0-9A-Fa-f:.]{2,45}\])(?::([0-9]{1,5}))?")
+AUTHORITY = re.compile(rb"((?:[A-Za-z0-9._~!$&'()*+,;=-]++|%[0-9A-Fa-f]{2})++|\[[0-9A-Fa-f:.]{2,45}\])(?::([0-9]{1,5}))?")
 
 # A chunk's first line, and what may become one. Fifteen digits are 2**60; nobody sends white space before an extension.
 CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:;" + TEXT + rb"*+)?")
