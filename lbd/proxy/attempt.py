@@ -16,7 +16,6 @@ from lbd.proxy.dial import open_upstream, prefers_own
 from lbd.proxy.endings import CONNECT, RESPONSE, TOTAL
 from lbd.proxy.pace import wait_for_reader
 from lbd.proxy.proxied import introduction
-from lbd.wire.body import NO_BODY
 
 if TYPE_CHECKING:
     from lbd.cluster.endpoint import Endpoint
@@ -47,6 +46,19 @@ class Attempting:
         "upstream", "upstream_in", "upstream_out", "waited",
     )  # fmt: skip
 
+    # Set when they are known, which for requests that no endpoint gets may be never
+    duration: float
+    bytes_in: int  # of the downstream, heads included
+    bytes_out: int
+    head_timeout: float  # from the end of the request
+    framing: int  # of the request's body
+    _path: bytes  # the request as it goes upstream: its target, Host, and lines behind its fields
+    _host: bytes
+    _extra: bytes
+    _pool: Pool  # of the attempt: after a reload the endpoint may have another one
+    _certain: bool  # a pooled connection must be asked whether it is alive: we could not send the request again
+    _sent_at: float
+
     def __init__(self, listener: Listener, downstream: Downstream, request: RequestHead, fiber: Fiber, started: float) -> None:
         self.listener = listener
         self.downstream = downstream
@@ -71,9 +83,6 @@ class Attempting:
         self.waited = 0.0  # seconds, for endpoints with room
         self.connect_seconds = -1.0
         self.first_byte_seconds = -1.0
-        self.duration = 0.0
-        self.bytes_in = 0  # of the downstream, heads included; known at the end
-        self.bytes_out = 0
         self.upstream_in = 0
         self.upstream_out = 0
         self.is_tunnel = False  # it has changed to another protocol, and was counted then
@@ -84,15 +93,7 @@ class Attempting:
         self.upload: Fiber | None = None
         self.body: bytes | None = b""  # None: it does not lie in memory
         self.kept: KeptBody | None = None  # what has gone up of one that does not
-        self.head_timeout = 0.0  # from the end of the request
-        self._path = b""  # the request as it goes upstream: its target, Host, and lines behind its fields
-        self._host = b""
-        self._extra = b""
-        self.framing = NO_BODY
-        self._pool: Pool = None  # type: ignore[assignment]  # of the attempt: after a reload the endpoint may have another one
         self.needs_new = False  # the next attempt must not use a pooled connection
-        self._certain = False  # a pooled connection must be asked whether it is alive: we could not send the request again
-        self._sent_at = 0.0
 
     # A connection
 
