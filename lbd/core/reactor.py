@@ -294,9 +294,10 @@ class Reactor(Schedule):
         poller = self._poller
         for i in range(events):
             assert poller is not None
-            pollable = self._pollables[poller.fd(i)]
+            poller.take(i)
+            pollable = self._pollables[poller.fd]
             if pollable is not None:
-                pollable.happened(poller.events(i))
+                pollable.happened(poller.events)
         if self._news:
             news, self._news = self._news, {}
             for pollable, what in news.items():

@@ -19,11 +19,12 @@ cdef class Poller:
     cdef int _epoll
     cdef int _batch
     cdef epoll_event *_events
+    cdef readonly int fd
+    cdef readonly uint32_t events
 
     cpdef int fileno(self)
     cpdef add(self, int fd, uint32_t events)
     cpdef remove(self, int fd)
     cpdef int poll(self, int milliseconds) except -1
-    cpdef int fd(self, int i)
-    cpdef uint32_t events(self, int i)
+    cpdef take(self, int i)
     cpdef close(self)

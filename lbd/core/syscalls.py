@@ -78,6 +78,8 @@ class Poller:
         self._batch = batch
         self._epoll = select.epoll()
         self._events: list[tuple[int, int]] = []
+        self.fd = -1
+        self.events = 0
 
     def fileno(self) -> int:
         return self._epoll.fileno()
@@ -90,15 +92,13 @@ class Poller:
         self._epoll.unregister(fd)
 
     def poll(self, milliseconds: int) -> int:
-        """Waits; gives the number of events, which fd(i) and events(i) tell."""
+        """Waits; gives the number of events, which take() tells of."""
         self._events = self._epoll.poll(milliseconds / 1000, self._batch)
         return len(self._events)
 
-    def fd(self, i: int) -> int:
-        return self._events[i][0]
-
-    def events(self, i: int) -> int:
-        return self._events[i][1]
+    def take(self, i: int) -> None:
+        """Puts the i-th into `fd` and `events`."""
+        self.fd, self.events = self._events[i]
 
     def close(self) -> None:
         self._epoll.close()

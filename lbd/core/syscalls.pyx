@@ -226,11 +226,9 @@ cdef class Poller:
             PyErr_SetFromErrno(OSError)
         return n
 
-    cpdef int fd(self, int i):
-        return self._events[i].data.fd
-
-    cpdef uint32_t events(self, int i):
-        return self._events[i].events
+    cpdef take(self, int i):
+        self.fd = self._events[i].data.fd
+        self.events = self._events[i].events
 
     cpdef close(self):
         if self._epoll >= 0:

@@ -85,7 +85,8 @@ class Exchange(Attempting):
     async def run(self) -> None:
         """Answers the request. Afterwards downstream.keep_alive tells whether another one may follow."""
         try:
-            self.client = self.downstream.forwarding.client(self.request)
+            if self.request.has_proxy_fields:  # else it is the peer
+                self.client = self.downstream.forwarding.client(self.request)
             route = self.listener.table.match(self.request)
             if route is None:
                 raise failure("no_route", f"no route for {self.request.authority!r} {self.request.path!r}")

@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 __all__ = ["find_head_end", "parse_request", "parse_response", "parse_trailers"]
 
 REQUEST_NOTED = HOP_BY_HOP | CLAIMS | {b"host", b"expect"}
-SELDOM = CLAIMS | {b"te", b"expect"}
 KEEP_ALIVE = [b"keep-alive"]
 NEVER_NAMED = HOP_BY_HOP | {b"close"}  # options of their own, or not among the fields anyhow
 EARLY = 64  # bytes within which the beginning of a first line is looked at more than once
@@ -95,11 +94,15 @@ def parse_request(buffer: bytes, start: int, end: int, limits: HeadLimits) -> Re
         head.minor = 1 if minor == b"1" else 0
         head.headers = sorted_out(block, noted, limits)
         set_target(head, target, noted.pop(b"host", None))
-        head.has_proxy_fields = head.te_trailers = head.expect_continue = False
-        set_framing(head, noted)
-        set_connection(head, noted)
-        if noted and not SELDOM.isdisjoint(noted):
-            set_seldom(head, noted)
+        if noted:
+            set_framing(head, noted)
+            set_connection(head, noted)
+            set_wishes(head, noted)
+        else:  # nothing but Host
+            head.content_length = -1
+            head.keep_alive = head.minor > 0
+            head.upgrade = b""
+            head.chunked = head.has_proxy_fields = head.te_trailers = head.expect_continue = False
     except WireError as error:
         if error.status in (400, 501):
             raise explained(error, buffer[start:end], True) from None
@@ -121,7 +124,11 @@ def parse_response(buffer: bytes, start: int, end: int, limits: HeadLimits) -> R
         head.minor = 1 if minor == b"1" else 0
         head.headers = without(HOP_BY_HOP_LINES, block, noted, limits)
         set_framing(head, noted)
-        set_connection(head, noted)
+        if noted.get(b"connection") == KEEP_ALIVE:
+            head.keep_alive = True
+            head.upgrade = b""
+        else:
+            set_connection(head, noted)
     except WireError as error:
         if error.status in (400, 501):
             raise explained(error, buffer[start:end], False) from None
@@ -197,15 +204,13 @@ def set_target(head: RequestHead, target: bytes, hosts: list[bytes] | None) -> N
     head.path, _, head.query = target.partition(b"?")
 
 
-def set_seldom(head: RequestHead, noted: Noted) -> None:
-    """What most requests do not say."""
+def set_wishes(head: RequestHead, noted: Noted) -> None:
+    """Who has passed it on, and what its sender would like."""
     head.has_proxy_fields = not CLAIMS.isdisjoint(noted)
     head.te_trailers = b"te" in noted and b"trailers" in listed(noted[b"te"])
-    if b"expect" in noted:
-        if head.minor > 0:
-            head.expect_continue = b"100-continue" in listed(noted[b"expect"])
-        else:  # HTTP/1.0 does not know it (RFC 9110, 10.1.1), and upstream we speak HTTP/1.1
-            head.headers.remove(b"expect")
+    head.expect_continue = b"expect" in noted and head.minor > 0 and b"100-continue" in listed(noted[b"expect"])
+    if head.minor == 0:
+        head.headers.remove(b"expect")  # HTTP/1.0 does not know it (RFC 9110, 10.1.1), and upstream we speak HTTP/1.1
 
 
 def origin_form(method: bytes, target: bytes, host: bytes) -> tuple[bytes, bytes]:
@@ -231,10 +236,6 @@ def checked_authority(text: bytes) -> bytes:
 
 def set_framing(head: RequestHead | ResponseHead, noted: Noted) -> None:
     """Where the body ends (RFC 9112, 6.3), as announced. Anything that two readers could see differently is refused."""
-    if not noted:
-        head.content_length = -1
-        head.chunked = False
-        return
     lengths = noted.get(b"content-length")
     head.content_length = -1 if lengths is None else checked_length(lengths)
     codings = noted.get(b"transfer-encoding")
