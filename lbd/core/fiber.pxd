@@ -26,7 +26,7 @@ cdef class Fiber(Timed):
     cdef object _pending
     cdef bint _has_started
 
-    @cython.locals(schedule=Schedule)
+    @cython.locals(schedule=Schedule, deadline=double)
     cpdef arm(self, double seconds, int kind)
     @cython.locals(schedule=Schedule)
     cpdef arm_at(self, double deadline, int kind)

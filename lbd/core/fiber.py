@@ -140,7 +140,9 @@ class Fiber(Timed):
         if schedule.nap is not None:
             schedule.rouse()  # somebody outside: its time is old, and whoever sleeps does not know of this deadline
         self.kind = kind
-        schedule.wheel.arm(self, schedule.now + seconds if seconds > 0 else NEVER)
+        self.deadline = deadline = schedule.now + seconds if seconds > 0 else NEVER
+        if deadline < self.due:  # as good as never: see TimerWheel.arm()
+            schedule.wheel.arm(self, deadline)
 
     def arm_at(self, deadline: float, kind: int) -> None:
         """As arm(), at a moment of the schedule's clock."""
@@ -148,7 +150,9 @@ class Fiber(Timed):
         if schedule.nap is not None:
             schedule.rouse()
         self.kind = kind
-        schedule.wheel.arm(self, deadline)
+        self.deadline = deadline
+        if deadline < self.due:
+            schedule.wheel.arm(self, deadline)
 
     def disarm(self) -> None:
         self.deadline = NEVER
