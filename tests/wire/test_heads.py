@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import given, settings, strategies as st
 
+from lbd.wire.grammar import HOP_BY_HOP, NOT_TRAILERS
 from lbd.wire.http1 import HeadLimits, WireError, find_head_end, parse_request, parse_response
 from lbd.wire.message import Headers, RequestHead, ResponseHead
+from lbd.wire.strict import parse_trailers
 from tests.wire.reading import LIMITS, bytewise, read_request, read_response
 
 if TYPE_CHECKING:
@@ -191,6 +194,46 @@ def test_limits_are_exact() -> None:
         with pytest.raises(WireError) as caught:
             read_request([head], HeadLimits(*limits))
         assert caught.value.status == status
+
+
+@pytest.mark.parametrize("name", [b"X", b"keep-alive"])
+def test_the_number_of_fields_is_exact(name: bytes) -> None:
+    """Of a response, and of trailers; those that are not handed on count, too."""
+    block = (name + b": 1\r\n") * 3
+    head = b"HTTP/1.1 200 OK\r\n" + block + b"\r\n"
+    for most in (2, 3):
+        limits = HeadLimits(4096, 1024, most)
+        if most == 3:
+            parse_response(head, 0, len(head), limits)
+            parse_trailers(block, limits)
+        else:
+            with pytest.raises(WireError, match="more than 2 fields"):
+                parse_response(head, 0, len(head), limits)
+            with pytest.raises(WireError, match="more than 2 fields"):
+                parse_trailers(block, limits)
+
+
+FRAMING = {b"transfer-encoding", b"content-length"}  # two of them may be an error
+NEARLY = (b"t", b"tea", b"te-", b"te_", b"upgraded", b"keep_alive", b"content-typ", b"x-forwarded", b"vi", b"via-", b"hostname")
+SPELLINGS = (bytes.lower, bytes.upper, bytes.title)
+VALUES = (b"", b" ", b" close", b"\tclose ", b"close:te", b" via: 1")
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([*sorted(NOT_TRAILERS - FRAMING), *NEARLY]), st.sampled_from(SPELLINGS), st.sampled_from(VALUES)),
+        max_size=8,
+    )
+)
+def test_what_is_not_handed_on_goes_by_its_whole_name(fields: list[tuple[bytes, Callable[[bytes], bytes], bytes]]) -> None:
+    spelled = [(name, spelling(name) + b":" + value + b"\r\n") for name, spelling, value in fields]
+    block = b"".join([line for _, line in spelled])
+    trailers = parse_trailers(block, LIMITS)
+    assert (trailers.encode() if trailers is not None else b"") == b"".join([line for name, line in spelled if name not in NOT_TRAILERS])
+    head = b"HTTP/1.1 200 OK\r\n" + block + b"\r\n"
+    response = parse_response(head, 0, len(head), LIMITS)
+    assert response.headers.encode() == b"".join([line for name, line in spelled if name not in HOP_BY_HOP])
 
 
 def test_a_head_is_refused_before_it_outgrows_its_limit() -> None:
