@@ -1,7 +1,7 @@
 """HTTP/1 heads: one pass over the bytes for the plain cases; everything else is for strict.py, refusals above all.
 
 A head is plain when its target is in origin-form, no field that frames or routes is repeated or unusual, and nothing is wrong
-with it. Whatever the scanner below takes, strict.py takes with the same result (tests/wire/test_twins.py); it never refuses.
+with it. Whatever the scanner below takes, strict.py takes with the same result (tests/wire/test_promises.py); it never refuses.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
