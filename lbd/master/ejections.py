@@ -44,7 +44,7 @@ logger = logging.getLogger("lbd.health")
 
 class Ejections:
     """`on_change(cluster, addresses)` hears of endpoints that have gone out, on trial or in; `may_serve(cluster, address)` is the
-    health check's word; `totals` are the board's; `wall_clock` is for people."""
+    health check's word; `totals` are the board's; `wall_clock` is for people, `clock` for everything else."""
 
     def __init__(
         self,
@@ -52,7 +52,9 @@ class Ejections:
         may_serve: Callable[[str, str], bool],
         totals: Totals,
         wall_clock: Callable[[], float],
+        clock: Callable[[], float] = trio.current_time,
     ) -> None:
+        self._clock = clock
         self._on_change = on_change
         self._may_serve = may_serve
         self._totals = totals
@@ -87,7 +89,7 @@ class Ejections:
         standing = self.standing(cluster, address)
         if standing is None or standing.stage is Stage.IN:
             return ""
-        since = _time_of_day(self._wall_clock() - (trio.current_time() - standing.since))
+        since = _time_of_day(self._wall_clock() - (self._clock() - standing.since))
         outliers = self._clusters[cluster]
         if standing.stage is Stage.TRIAL:
             proved = f"{standing.proved} of {outliers.policy.probes} requests have succeeded"
@@ -104,7 +106,7 @@ class Ejections:
 
     def heritage(self) -> Heritage:
         """Who is ejected, for inherit() of another process."""
-        now = trio.current_time()
+        now = self._clock()
         found: dict[str, dict[str, tuple[str, str, int, float, float]]] = {}
         for cluster, outliers in self._clusters.items():
             for address in outliers.ejected():
@@ -127,7 +129,7 @@ class Ejections:
 
     def update(self, clusters: Mapping[str, tuple[OutlierPolicy, bool, Collection[str]]]) -> None:
         """These are the clusters now: policy, whether requests are spread without a look at them, addresses."""
-        now = trio.current_time()
+        now = self._clock()
         for gone in self._clusters.keys() - clusters.keys():
             del self._clusters[gone]
             self._before.pop(gone, None)
@@ -161,7 +163,7 @@ class Ejections:
             return  # its trial is over by now
         elif finding.kind == PROBE or (finding.kind == PROBE_ERROR and standing.cause != GATEWAY):
             self._judge(finding.cluster, finding.address, PROBE, sentence)
-        elif finding.kind in (PROVED, PROBE_ERROR) and outliers.prove(finding.address, trio.current_time()):
+        elif finding.kind in (PROVED, PROBE_ERROR) and outliers.prove(finding.address, self._clock()):
             logger.info("cluster %s: %s is back: its trial has succeeded", finding.cluster, finding.address)
             self._refused.discard((finding.cluster, finding.address))
             self._on_change(finding.cluster, [finding.address])
@@ -169,23 +171,27 @@ class Ejections:
     def risen(self, cluster: str, address: str) -> None:
         """A health check has seen it come back."""
         outliers = self._clusters.get(cluster)
-        if outliers is not None and outliers.risen(address, trio.current_time()):
+        if outliers is not None and outliers.risen(address, self._clock()):
             logger.info("cluster %s: %s is on trial: its health check has seen it rise", cluster, address)
 
     async def run(self) -> None:
         """Until cancelled."""
         while True:
-            now = trio.current_time()
-            self._release(now)
-            self._compare(now)
-            next_at = min([*self._due.values(), *(outliers.next_release() for outliers in self._clusters.values()), now + LONGEST])
+            next_at = self.work()
             self._changed = trio.Event()
             with trio.move_on_at(next_at):
                 await self._changed.wait()
 
+    def work(self) -> float:
+        """What is due now. Returns when there will be more to do, if nothing changes until then."""
+        now = self._clock()
+        self._release(now)
+        self._compare(now)
+        return min([*self._due.values(), *(outliers.next_release() for outliers in self._clusters.values()), now + LONGEST])
+
     def _judge(self, cluster: str, address: str, cause: str, sentence: str) -> None:
         outliers = self._clusters[cluster]
-        verdict = outliers.suspect(address, cause, sentence, trio.current_time(), lambda other: self._may_serve(cluster, other))
+        verdict = outliers.suspect(address, cause, sentence, self._clock(), lambda other: self._may_serve(cluster, other))
         if verdict is Verdict.EJECTED:
             self._counts[cluster, address, cause] += 1
             logger.warning("cluster %s: %s is %s", cluster, address, self.why(cluster, address))
@@ -209,7 +215,7 @@ class Ejections:
         logger.warning("cluster %s: %s stays, though it should be ejected: %s; %s", cluster, address, sentence, why)
 
     def _relieve(self, outliers: Outliers, cluster: str) -> None:
-        if relieved := outliers.relieve(trio.current_time(), lambda other: self._may_serve(cluster, other)):
+        if relieved := outliers.relieve(self._clock(), lambda other: self._may_serve(cluster, other)):
             logger.info("cluster %s: %s is on trial before its time: others fail, too", cluster, relieved)
             self._on_change(cluster, [relieved])
 
