@@ -60,7 +60,7 @@ class Circuit:
         elif state is BreakerState.CLOSED:
             logger.info("cluster %s: the breaker closes: %d requests have succeeded", self._name, breaker.policy.probes)
         self._roster.breaker = None if state is BreakerState.CLOSED else breaker
-        self._roster.revision += 1
+        self._roster.revise()
         self._gauge(state)
 
     def _gauge(self, now: BreakerState | None) -> None:

@@ -237,13 +237,13 @@ class Cluster:
         if endpoint is not None and not endpoint.drained and (endpoint.up != up or endpoint.trial != trial):
             endpoint.up = up
             endpoint.try_out(trial)
-            self.changed()
+            self._roster.revise()
+            self._slow_start.flipped(endpoint, self.endpoints, was_panicking=self._whole.is_panicking)
 
     def changed(self) -> None:
-        """Something of an endpoint has, that choosing goes by. Arranged by the next pick: changes come in bunches."""
-        self._roster.revision += 1
-        for endpoint in self.endpoints:
-            endpoint.limit(True)
+        """Something of endpoints has, that choosing goes by. Arranged by the next pick: changes come in bunches, of hundreds in a large
+        cluster, so that a flip alone (set_health) must cost little."""
+        self._roster.revise()
         self._slow_start.settle(self.endpoints, is_hash=self.policy.balance in HASHES, was_panicking=self._whole.is_panicking)
 
     def tick(self) -> None:
@@ -251,7 +251,8 @@ class Cluster:
         for endpoint in self.endpoints:
             endpoint.witness.may_speak()
         if self._slow_start.is_at_work:
-            self.changed()
+            self._roster.revise()
+            self._slow_start.grow(self.endpoints)
 
     def update(self, states: Iterable[EndpointFacts]) -> tuple[Endpoint, ...]:
         """The endpoints are these now. Who stays keeps its object; who leaves is returned, for the caller to drain."""

@@ -5,9 +5,9 @@ from lbd.cluster.selector cimport Selector
 
 cdef class Lottery:
     cdef Py_ssize_t _count
-    cdef readonly list own, fill
+    cdef readonly list own, fill, classes
 
-    @cython.locals(number=Py_ssize_t)
+    @cython.locals(number=Py_ssize_t, own=double, members=list)
     cpdef Py_ssize_t draw(self, double x) except -1
 
 cdef class Drawn(Selector):

@@ -10,6 +10,10 @@ cdef class Roster:
     cdef public object breaker, policy, random
     cdef public Py_ssize_t revision
     cdef public Segment segment
+    cdef public list freed
+
+    @cython.locals(endpoint=Endpoint)
+    cpdef revise(self)
 
 cdef class Tier:
     cdef readonly Selector selector

@@ -39,17 +39,24 @@ WHOLE = float(1 << 64)
 
 
 class Roster:
-    """Who belongs to a cluster now, and how one of them is chosen. Whoever changes something of either raises `revision`."""
+    """Who belongs to a cluster now, and how one of them is chosen. Whoever changes something of either calls revise()."""
 
-    __slots__ = ("breaker", "endpoints", "policy", "random", "revision", "segment")
+    __slots__ = ("breaker", "endpoints", "freed", "policy", "random", "revision", "segment")
 
     def __init__(self, policy: ClusterPolicy, segment: Segment | None, random: Random) -> None:
         self.breaker: Breaker | None = None  # while it is not closed
         self.endpoints: tuple[Endpoint, ...] = ()
+        self.freed: list[Endpoint] = []  # on trial, and not limited by it in this revision
         self.policy = policy
         self.random = random
         self.revision = 0
         self.segment = segment
+
+    def revise(self) -> None:
+        self.revision += 1
+        for endpoint in self.freed:
+            endpoint.limit(True)
+        self.freed = []
 
 
 class Tier:
@@ -78,7 +85,7 @@ class Selection:
         self._heeds_panic = heeds_panic
         self._revision = -1  # of the roster, as arranged
         self._balance = ""
-        self._built: list[tuple[list[tuple[Endpoint, int, str]], Selector]] = []  # what it was built from, and the selector
+        self._built: list[tuple[tuple[list[Endpoint], list[int], list[str]], Selector]] = []  # what it was built from, and the selector
         self._tiers: tuple[Tier, ...] = ()
         self._thresholds: tuple[float, ...] | None = None  # cumulative shares of the tiers, where more than one has some
         self._first: Tier | None = None  # of the tiers
@@ -205,9 +212,10 @@ class Selection:
         if all(endpoint.trial for endpoint in self._usable):  # nobody else is left to take what they may not
             for endpoint in self._usable:
                 endpoint.limit(False)
+                roster.freed.append(endpoint)
         is_hash = policy.balance in HASHES
         self._skips = is_hash and len(self._usable) < len(members)
-        built: list[tuple[list[tuple[Endpoint, int, str]], Selector]] = []
+        built: list[tuple[tuple[list[Endpoint], list[int], list[str]], Selector]] = []
         tiers = []
         for part in parts:
             selector = None
@@ -239,9 +247,10 @@ class Selection:
             return -1
         return segment.series(metrics.SPILLS.number, (self._roster.policy.name, part.kind), 1)
 
-    def _selector(self, members: list[Endpoint]) -> tuple[list[tuple[Endpoint, int, str]], Selector]:
+    def _selector(self, members: list[Endpoint]) -> tuple[tuple[list[Endpoint], list[int], list[str]], Selector]:
         """As it stands, if one has been built from just these: round-robin goes on where it was, rings are dear."""
-        made_of = [(endpoint, endpoint.weight, endpoint.name) for endpoint in members]
+        names = [endpoint.name for endpoint in members] if self._balance in HASHES else []  # which rings are made of
+        made_of = (members, [endpoint.weight for endpoint in members], names)
         for built in self._built:
             if built[0] == made_of:
                 return built

@@ -82,11 +82,11 @@ class Level(Generic[T]):
 
     @property
     def open(self) -> int:
-        return sum(not endpoint.drained for endpoint in self.members)
+        return len([1 for endpoint in self.members if not endpoint.drained])
 
     def is_short(self, panic: float) -> bool:
         """Panic, if nobody else helps."""
-        return self.up < panic * self.open
+        return self.up < panic * len(self.members) and self.up < panic * self.open  # nearly always the first comparison is enough
 
     def room(self, overprovision: float) -> float:
         return min(1.0, overprovision * self.up / len(self.members))
@@ -94,12 +94,10 @@ class Level(Generic[T]):
 
 def spread(endpoints: Iterable[T], policy: SpreadPolicy) -> tuple[Level[T], ...]:
     """In the order in which they are tried; the level of backups, if there is one, is the last."""
-    groups: dict[int, list[T]] = {}
-    for endpoint in endpoints:
-        groups.setdefault(BACKUP if endpoint.backup else endpoint.priority, []).append(endpoint)
-    levels = [Level(number, tuple(groups[number]), count_up(groups[number])) for number in sorted(groups) if number != BACKUP]
+    groups = grouped(tuple(endpoints))
+    levels = [Level(number, groups[number], count_up(groups[number])) for number in sorted(groups) if number != BACKUP]
     if BACKUP in groups:
-        levels.append(Level(BACKUP, tuple(groups[BACKUP]), count_up(groups[BACKUP])))
+        levels.append(Level(BACKUP, groups[BACKUP], count_up(groups[BACKUP])))
     if BACKUP in groups and not any(level.open for level in levels[:-1]):  # backups alone are used as if they were none
         levels = [*levels[:-1], *weighed(levels[-1:], policy)]
     elif BACKUP in groups:
@@ -116,8 +114,19 @@ def is_panic(endpoints: Iterable[T], policy: SpreadPolicy) -> bool:
     return any(level.is_panicking for level in spread(endpoints, policy))
 
 
+def grouped(endpoints: tuple[T, ...]) -> dict[int, tuple[T, ...]]:
+    """By the numbers of their levels. Here and below lists rather than generators: there may be thousands, and each flip comes by."""
+    numbers = {BACKUP if endpoint.backup else endpoint.priority for endpoint in endpoints}
+    if len(numbers) == 1:
+        return {numbers.pop(): endpoints}
+    groups: dict[int, list[T]] = {number: [] for number in numbers}
+    for endpoint in endpoints:
+        groups[BACKUP if endpoint.backup else endpoint.priority].append(endpoint)
+    return {number: tuple(members) for number, members in groups.items()}
+
+
 def count_up(endpoints: Iterable[Standing]) -> int:
-    return sum(endpoint.up and not endpoint.drained for endpoint in endpoints)
+    return len([1 for endpoint in endpoints if endpoint.up and not endpoint.drained])
 
 
 def rules_beside(policy: SpreadPolicy, backups: Level[T]) -> SpreadPolicy:
@@ -158,7 +167,11 @@ def weighed(levels: Sequence[Level[T]], policy: SpreadPolicy) -> list[Level[T]]:
 
 def parts_of(level: Level[T], is_home: bool, policy: SpreadPolicy) -> tuple[Part[T], ...]:
     """One, or two where our zone has endpoints and others have too."""
-    usable = tuple(endpoint for endpoint in level.members if not endpoint.drained and (endpoint.up or level.is_panicking))
+    is_panicking = level.is_panicking
+    if level.up == len(level.members):
+        usable = level.members
+    else:
+        usable = tuple([endpoint for endpoint in level.members if (endpoint.up or is_panicking) and not endpoint.drained])
     if not usable:
         return ()
     kind = "" if is_home else "backup" if level.number == BACKUP else "priority"

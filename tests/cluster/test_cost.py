@@ -1,4 +1,4 @@
-"""What a choice costs, in steps rather than in time: the same with ten endpoints and with ten thousand.
+"""What a choice, a flip and a suspicion cost, in steps rather than in time: the same with ten endpoints and with ten thousand.
 
 Steps are calls of functions, C's included, as the profiler sees them; it sees nothing of compiled modules, so these run on the
 sources; so do those that count looks at the board, whose compiled twin takes no other board.
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from lbd.cluster import selector
+from lbd.cluster.outlier import OutlierPolicy, Outliers, Verdict
 from lbd.cluster.select import HASHES, SELECTORS
 from tests.cluster.fakes import Facts, filled_cluster
 
@@ -125,3 +126,49 @@ def test_a_pick_looks_at_few_loads(balance: str, most: int) -> None:
         assert cluster.pick(b"", ()) is not None
     assert len(board.looks) <= most * PICKS
     assert most == 0 or board.looks
+
+
+@only_sources
+@pytest.mark.parametrize("balance", ["round-robin", "consistent-hash"])
+def test_flips_cost_the_same(balance: str) -> None:
+    """But for the arrangement, which the next pick makes for all of a bunch: a third of a cluster may flip within a second."""
+
+    def flips(count: int) -> float:
+        cluster, counter = cluster_of(balance, count), Counter()
+        addresses = [endpoint.address for endpoint in cluster.endpoints]
+        for up, trial in ((False, 0), (True, 3), (True, 0)):
+            cluster.set_health(addresses[0], up, trial)  # with the first one that comes back everybody's weight changes
+        for address in addresses[1:5]:
+            for up, trial in ((False, 0), (True, 3), (True, 0)):
+                counter.count(lambda: cluster.set_health(address, up, trial))  # noqa: B023 - called at once
+        return counter.calls
+
+    assert flips(1000) == flips(10) < 500
+
+
+@pytest.mark.parametrize("is_somebody_up", [True, False])
+def test_suspicions_that_come_to_nothing_cost_the_same(is_somebody_up: bool) -> None:
+    """When everybody fails there is one from each worker about each endpoint, each second."""
+
+    def suspicions(count: int) -> float:
+        outliers, counter, verdicts = Outliers(OutlierPolicy()), Counter(), []
+        addresses = [f"e{number}" for number in range(count)]
+        outliers.settle(outliers.policy, addresses, 0.0)
+
+        def is_up(_address: str) -> bool:
+            return is_somebody_up
+
+        def suspect(address: str) -> str:
+            verdicts.append(outliers.suspect(address, "gateway", "", 0.5, is_up))
+            return outliers.relieve(0.5, is_up)
+
+        for address in addresses:
+            relieved = suspect(address)
+            while relieved:  # it fails again, and so do they all
+                relieved = suspect(relieved)
+        for address in addresses[-4:]:
+            counter.count(lambda: suspect(address))  # noqa: B023 - called at once
+        assert verdicts[-1] is (Verdict.NO_ROOM if is_somebody_up else Verdict.LAST)
+        return counter.calls
+
+    assert suspicions(10_000) == suspicions(10) < 100

@@ -180,19 +180,23 @@ def test_when_a_turn_cannot_be_used_the_next_ones_are_taken() -> None:
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.lists(st.integers(1, 65535), min_size=1, max_size=60))
+@given(st.lists(st.one_of(st.integers(1, 5), st.integers(1, 65535)), min_size=1, max_size=60))
 def test_a_lottery_gives_each_number_its_odds(weights: list[int]) -> None:
     """Exactly: the lengths of the stretches of [0, 1) that lead to a number add up to its share."""
     lottery = Lottery(weights)
-    count, total = len(weights), sum(weights)
-    odds = [0.0] * count
-    for number in range(count):
-        own = min(1.0, lottery.own[number])
-        odds[number] += own / count
-        odds[lottery.fill[number]] += (1.0 - own) / count
+    count, total = len(lottery.classes), sum(weights)
+    odds = [0.0] * len(weights)
+    for group, members in enumerate(lottery.classes):
+        own = min(1.0, lottery.own[group])
+        others = lottery.classes[lottery.fill[group]]
+        for part, numbers, begins in ((own, members, 0.0), (1.0 - own, others, own)):
+            for place, number in enumerate(numbers):
+                odds[number] += part / len(numbers) / count
+                if part > 1e-6:
+                    assert lottery.draw((group + begins + part * (place + 0.5) / len(numbers)) / count) == number
     assert odds == pytest.approx([weight / total for weight in weights], abs=1e-9)
-    assert lottery.draw(0.0) in range(count)
-    assert lottery.draw(1.0 - 2**-53) in range(count)
+    assert lottery.draw(0.0) in range(len(weights))
+    assert lottery.draw(1.0 - 2**-53) in range(len(weights))
 
 
 @pytest.mark.parametrize("balance", ["power-of-two", "peak-ewma"])

@@ -6,6 +6,7 @@ from collections import Counter
 from random import Random
 
 import pytest
+from hypothesis import given, settings, strategies as st
 
 from lbd import metrics
 from lbd.cluster.cluster import Cluster, ClusterPolicy
@@ -194,3 +195,28 @@ def test_without_it() -> None:
     clocked.back(0)
     clocked.cluster.apply_policy(ClusterPolicy("web", (), slow_start=0.0))
     assert clocked.weights() == [1, 1]
+
+
+@settings(deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 4), st.booleans(), st.sampled_from([0, 0, 2]), st.booleans(), st.sampled_from([0, 3, 9])), max_size=30
+    )
+)
+def test_flips_one_by_one_come_to_the_same(steps: list[tuple[int, bool, int, bool, int]]) -> None:
+    """A cluster hears of single flips, and each time only looks at who has flipped."""
+    now = 100.0
+    some, same = endpoints(1, 1, 3, 2, 7), endpoints(1, 1, 3, 2, 7)
+    single, whole = SlowStart(10.0, lambda: now), SlowStart(10.0, lambda: now)
+    for slow_start, members in ((single, some), (whole, same)):
+        members[4].up = False
+        slow_start.settle(members, is_hash=False)
+    for number, up, trial, was_panicking, seconds in steps:
+        now += seconds
+        single.grow(some)
+        for members in (some, same):
+            members[number].up = up
+            members[number].try_out(trial if up else 0)
+        single.flipped(some[number], some, was_panicking=was_panicking)
+        whole.settle(same, is_hash=False, was_panicking=was_panicking)
+        assert [member.weight for member in some] == [member.weight for member in same]
