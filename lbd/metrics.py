@@ -232,7 +232,7 @@ ENDPOINT_EJECTIONS = Metric(
 )  # fmt: skip
 EJECTIONS_REFUSED = Metric(
     136, "lbd_ejections_refused_total", "counter", ("cluster", "why"),
-    "Ejections that were not made: no_room (max_ejected are out) or last (no other endpoint is up).",
+    "Ejections not made: no_room (max_ejected are out), last (no other endpoint is up) or amnesty (nearly all failed a moment ago).",
 )  # fmt: skip
 ENDPOINT_STATE = Metric(
     137, "lbd_endpoint_state", "gauge", ("cluster", "endpoint", "state"),

@@ -16,6 +16,11 @@ endpoint that fails for an hour is tried every few minutes, and one that failed 
 When somebody should go and there is no room, an ejected first offender comes on trial before its time: in a rolling restart whoever was
 down a moment ago is well again when the next one goes.
 
+And when nearly all are out, on trial, or ought to go, for MISERY seconds, it is no trouble of endpoints, and those that are out are missed:
+half of a cluster that bears the load only as a whole fails under it for good, whatever had begun it. So all come back, and nobody is
+ejected for AMNESTY seconds, longer each time that this does not help. (In a simulation everything was slow for 20 s at half of the
+capacity. Before there were amnesties, nothing ever recovered.)
+
 Decided here on the times that are handed in, without a clock; master/ejections.py acts.
 """
 
@@ -34,6 +39,10 @@ if TYPE_CHECKING:
 __all__ = ["OutlierPolicy", "Outliers", "Stage", "Standing", "Verdict"]
 
 MOST_GROWTHS = 64  # so that the power of it stays a number
+NEARLY_ALL = 0.8  # of the endpoints
+RECENT = 10.0  # seconds for which a refused ejection says that an endpoint fails; witnesses repeat theirs each second
+MISERY = 10.0  # longer than a rolling restart needs to be noticed by checks
+AMNESTY, AMNESTY_MAX = 30.0, 300.0  # as ejections, by default
 PAUSE = 1.0  # seconds between two looks for somebody who is up, when nobody is
 
 
@@ -73,6 +82,7 @@ class Verdict(Enum):
     EJECTED = "ejected"
     NO_ROOM = "no_room"  # as many are out as may be
     LAST = "last"  # no other one is up
+    AMNESTY = "amnesty"  # a moment ago all failed alike
     NOTHING = "nothing"  # it is out already, or nobody's
 
 
@@ -101,8 +111,13 @@ class Outliers:
         self._standings: dict[str, Standing] = {}
         self._out: dict[str, Standing] = {}  # those EJECTED, in the order in which they went
         self._first: dict[str, Standing] = {}  # of them the first offenders
+        self._trying: dict[str, Standing] = {}  # those on TRIAL
         self._spare = ""  # who was up when somebody was looked for
         self._nobody_until = -inf  # nobody was, and until then nobody is looked for
+        self._refused: dict[str, float] = {}  # who is IN and ought to go, but there is no room, and when that was said; the latest last
+        self._looked_at = -inf  # how many of all these there are
+        self._miserable_since = inf
+        self._amnesty, self._amnesty_until = 0.0, -inf  # the latest one: how long, and its end
         self.addresses: frozenset[str] = frozenset()
 
     def of(self, address: str) -> Standing | None:
@@ -132,12 +147,12 @@ class Outliers:
         """These are the endpoints and the policy now. Who stays keeps its standing, unless too many would be out."""
         self.policy, self.addresses = policy, frozenset(addresses)
         self._nobody_until = -inf
-        for known in (self._standings, self._out, self._first):
+        for known in (self._standings, self._out, self._first, self._trying, self._refused):
             for gone in known.keys() - self.addresses:
                 del known[gone]
         if not policy.enabled:
             freed = [address for address, standing in self._standings.items() if standing.stage is not Stage.IN]
-            for known in (self._standings, self._out, self._first):
+            for known in (self._standings, self._out, self._first, self._trying):
                 known.clear()
             return freed
         out = sorted(self._out, key=lambda address: self._out[address].until)
@@ -157,7 +172,13 @@ class Outliers:
         standing = self._standings.get(address)
         if not self.policy.enabled or address not in self.addresses or address in self._out:
             return Verdict.NOTHING
+        if now < self._amnesty_until:
+            return Verdict.AMNESTY
         if len(self._out) >= self.allowed():
+            if standing is None or standing.stage is Stage.IN:
+                self._refused.pop(address, None)
+                self._refused[address] = now
+            self._look(now)
             return Verdict.NO_ROOM
         if not self._has_other(address, now, is_up):
             return Verdict.LAST
@@ -169,7 +190,13 @@ class Outliers:
         standing.stage, standing.since, standing.until = Stage.EJECTED, now, now + self.duration(standing.times)
         standing.cause, standing.reason = cause, reason
         self._note(address)
+        self._look(now)
         return Verdict.EJECTED
+
+    @property
+    def amnesty(self) -> float:
+        """How long the latest one is."""
+        return self._amnesty
 
     def duration(self, times: int) -> float:
         """Of the so-manieth ejection."""
@@ -198,6 +225,20 @@ class Outliers:
             self._try(first, now)
         return first
 
+    def forgive(self, now: float) -> list[str]:
+        """All come back, if nearly all fail: they are returned. What they were ejected for the last time does not count."""
+        freed = {**self._out, **self._trying}
+        if now - self._miserable_since < MISERY or not freed:
+            return []
+        for standing in freed.values():
+            standing.stage, standing.since, standing.until, standing.times = Stage.IN, now, inf, standing.times - 1
+        for known in (self._out, self._first, self._trying, self._refused):
+            known.clear()
+        is_again = now - self._amnesty_until < self._amnesty
+        self._amnesty = min(2.0 * self._amnesty, AMNESTY_MAX) if is_again else AMNESTY
+        self._miserable_since, self._amnesty_until = inf, now + self._amnesty
+        return list(freed)
+
     def prove(self, address: str, now: float) -> bool:
         """A request has succeeded there; whether that has ended its trial."""
         standing = self._standings.get(address)
@@ -207,6 +248,7 @@ class Outliers:
         if standing.proved < self.policy.probes:
             return False
         standing.stage, standing.since = Stage.IN, now
+        del self._trying[address]
         return True
 
     def next_release(self) -> float:
@@ -228,13 +270,26 @@ class Outliers:
             self._nobody_until = now + PAUSE
         return bool(self._spare)
 
+    def _look(self, now: float) -> None:
+        """Whether nearly all fail."""
+        refused = self._refused
+        while refused and refused[first := next(iter(refused))] < now - RECENT:
+            del refused[first]
+        before, self._looked_at = self._looked_at, now
+        if len(self._out) + len(self._trying) + len(refused) < NEARLY_ALL * len(self.addresses):
+            self._miserable_since = inf
+        elif self._miserable_since == inf or before < now - RECENT:
+            self._miserable_since = now
+
     def _note(self, address: str) -> None:
         """It has just been EJECTED."""
         standing = self._out[address] = self._standings[address]
+        self._trying.pop(address, None)
+        self._refused.pop(address, None)
         if standing.times == 1:
             self._first[address] = standing
 
     def _try(self, address: str, now: float) -> None:
-        standing = self._out.pop(address)
+        standing = self._trying[address] = self._out.pop(address)
         self._first.pop(address, None)
         standing.stage, standing.since, standing.until, standing.proved = Stage.TRIAL, now, inf, 0

@@ -199,12 +199,18 @@ class Ejections:
             self._changed.set()
         elif verdict is not Verdict.NOTHING:
             self._refuse(outliers, cluster, address, verdict, sentence)
-            if cause in (GATEWAY, ERROR, PROBE):
-                self._relieve(outliers, cluster)
+        if verdict in (Verdict.EJECTED, Verdict.NO_ROOM) and (freed := outliers.forgive(self._clock())):
+            logger.warning(
+                "cluster %s: nearly all fail, which is no trouble of endpoints: %d are used again, and none is ejected for %g s",
+                *(cluster, len(freed), outliers.amnesty),
+            )
+            self._on_change(cluster, freed)
+        elif verdict in (Verdict.NO_ROOM, Verdict.LAST) and cause in (GATEWAY, ERROR, PROBE):
+            self._relieve(outliers, cluster)
 
     def _refuse(self, outliers: Outliers, cluster: str, address: str, verdict: Verdict, sentence: str) -> None:
         self._refusals[cluster, verdict.value] += 1
-        if (cluster, address) in self._refused:
+        if verdict is Verdict.AMNESTY or (cluster, address) in self._refused:
             return
         self._refused.add((cluster, address))
         why = (

@@ -8,7 +8,7 @@ from math import inf
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from lbd.cluster.outlier import OutlierPolicy, Outliers, Stage, Verdict
+from lbd.cluster.outlier import RECENT, OutlierPolicy, Outliers, Stage, Verdict
 from lbd.cluster.tiers import SpreadPolicy, is_panic
 from tests.cluster.fakes import Facts
 
@@ -123,6 +123,40 @@ def test_who_is_out_comes_before_its_time_when_the_others_are_no_better() -> Non
     assert outliers.relieve(3.0, lambda _address: True) == "", "it has failed a trial"
 
 
+def fail(outliers: Outliers, count: int, now: float, first: int = 0) -> list[str]:
+    """So many of them; who comes back by it."""
+    for number in range(first, count):
+        suspect(outliers, f"e{number}", now)
+    return outliers.forgive(now)
+
+
+def test_all_come_back_when_nearly_all_fail() -> None:
+    outliers = circuits(10, replace(POLICY, ejection=60.0))
+    assert [fail(outliers, 8, second) for second in range(1, 12)] == [[]] * 10 + [["e0", "e1", "e2", "e3", "e4"]]
+    assert [suspect(outliers, "e5", now) for now in (12.0, 40.9, 41.0)] == [Verdict.AMNESTY, Verdict.AMNESTY, Verdict.EJECTED]
+    assert suspect(outliers, "e0", 41.0) is Verdict.EJECTED
+    assert outliers.next_release() == 41.0 + 60.0, "what everybody did is held against nobody"
+    assert [fail(outliers, 8, second) for second in range(42, 53)] == [[]] * 10 + [["e5", "e0", "e1", "e2", "e3"]]
+    assert [suspect(outliers, "e5", now) for now in (111.9, 112.0)] == [Verdict.AMNESTY, Verdict.EJECTED], "it had been too short"
+
+
+def test_those_on_trial_are_not_well_yet() -> None:
+    outliers = circuits(10)
+    fail(outliers, 8, 0.0)
+    assert outliers.risen("e0", 0.0) is True
+    assert [fail(outliers, 8, second, 1) for second in range(1, 11)] == [[]] * 9 + [["e1", "e2", "e3", "e4", "e5", "e0"]]
+    assert outliers.trial("e0") == 0
+
+
+@pytest.mark.parametrize(
+    ("failing", "pause"), [(7, 1.0), (8, RECENT + 1.0)], ids=["three of ten are well", "there is quiet in between"]
+)  # fmt: skip
+def test_and_not_before(failing: int, pause: float) -> None:
+    outliers = circuits(10)
+    assert [fail(outliers, failing, time * pause) for time in range(1, 30)] == [[]] * 29
+    assert len(outliers.ejected()) == 5
+
+
 def test_what_stays_is_kept_when_the_endpoints_change() -> None:
     outliers = circuits(4)
     suspect(outliers, "e0", 0.0)
@@ -140,7 +174,7 @@ def test_what_stays_is_kept_when_the_endpoints_change() -> None:
 Step = tuple[str, int, float]  # what happens, to which endpoint, after how long
 STEPS = st.lists(
     st.tuples(
-        st.sampled_from(["suspect", "suspect", "prove", "rise", "flip", "relieve"]),
+        st.sampled_from(["suspect", "suspect", "prove", "rise", "flip", "relieve", "forgive"]),
         st.integers(0, 7),
         st.integers(0, 100).map(float),  # whole seconds, whose sums are exact
     ),
@@ -170,6 +204,8 @@ def test_whatever_happens(count: int, share: float, growth: float, steps: list[S
             outliers.risen(address, now)
         elif what == "relieve":
             outliers.relieve(now, (outliers.addresses - down).__contains__)
+        elif what == "forgive":
+            outliers.forgive(now)
         elif suspect(outliers, address, now, tuple(down)) is Verdict.EJECTED:
             standing = outliers.of(address)
             assert standing is not None

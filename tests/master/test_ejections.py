@@ -119,6 +119,26 @@ async def test_a_rolling_restart(caplog: pytest.LogCaptureFixture) -> None:
     assert "cluster web: e0 is on trial before its time: others fail, too" in [record.getMessage() for record in caplog.records]
 
 
+async def test_everybody_fails(caplog: pytest.LogCaptureFixture) -> None:
+    ward = Ward(["e0", "e1", "e2", "e3"])
+    for address in ("e0", "e1"):
+        ward.hear(address, "gateway")
+        ward.ejections.risen("web", address)
+        ward.hear(address, "probe")
+    for _ in range(20):
+        await trio.sleep(1)
+        for address in ("e2", "e3"):
+            ward.hear(address, "gateway", "it fails")
+    assert ward.told[-2:] == [(11.0, "e0 in", 0), (11.0, "e1 in", 0)]
+    assert {name: value for name, value in ward.numbers().items() if "refused" in name} == {
+        "lbd_ejections_refused_total web no_room": 21.0,
+        "lbd_ejections_refused_total web amnesty": 19.0,
+    }
+    assert [record.getMessage() for record in caplog.records][-1] == (
+        "cluster web: nearly all fail, which is no trouble of endpoints: 2 are used again, and none is ejected for 30 s"
+    )
+
+
 async def test_errors_on_trial_matter_to_whom_was_ejected_for_them() -> None:
     ward = Ward(["e0", "e1", "e2", "e3"])
     ward.hear("e0", "gateway")
