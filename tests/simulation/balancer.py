@@ -1,22 +1,28 @@
-"""lbd's decisions between clients and simulated servers: who is picked, what is tried again, who is taken out and comes back."""
+"""lbd's decisions between clients and simulated servers: who is picked, what is tried again, who is taken out and comes back.
+
+A worker's Cluster with its Endpoints, which count on a board, and the master's Ejections and Standings, which read it. What is missing
+is what carries words between the two, so that these arrive at once, and the prober: scenarios say what health checks see.
+"""
 
 from __future__ import annotations
 
+from array import array
 from dataclasses import dataclass, field
+from random import Random
 from typing import TYPE_CHECKING
 
 from lbd.cluster.cluster import Cluster, ClusterPolicy
-from lbd.cluster.outlier import Outliers, Stage, Verdict
-from lbd.cluster.tally import Tally, outstanding
-from lbd.cluster.witness import PROVED
+from lbd.cluster.select import HASHES
+from lbd.core.board import Board
 from lbd.errors import Retry
+from lbd.master.ejections import Ejections
+from lbd.master.standings import Standings
 from lbd.proxy.reasons import failure
-from lbd.proxy.retry import Next, RetryRules, decide
-from lbd.worker.messages import EndpointState
+from lbd.proxy.retry import Next, RetryRules, decide, pause
+from lbd.worker.messages import EndpointState, Suspect
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from random import Random
 
     from lbd.cluster.endpoint import Endpoint
     from tests.simulation.model import Server, World
@@ -26,19 +32,34 @@ __all__ = ["Balancer", "Second"]
 
 @dataclass(slots=True)
 class Second:
-    """What happened in one second of virtual time."""
+    """What happened in one second of virtual time, and how many were out, and so on, at its end."""
 
     requests: int = 0
     attempts: int = 0
     ok: int = 0
     failed: int = 0
     denied: int = 0  # retries that the budget did not allow
-    seconds: list[float] = field(default_factory=list)  # that requests took
+    ejected: int = 0
+    down: int = 0  # as health checks say
+    seconds: array[float] = field(default_factory=lambda: array("d"))  # that requests took
 
     def quantile(self, share: float) -> float:
         """Of what requests took."""
         ordered = sorted(self.seconds)
         return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0.0
+
+
+class Checks:
+    """What a Prober would know."""
+
+    def __init__(self) -> None:
+        self.down: set[str] = set()
+
+    def is_up(self, cluster: str, address: str) -> bool:
+        return address not in self.down
+
+    def why(self, cluster: str, address: str) -> str:
+        return "" if self.is_up(cluster, address) else "health check: the scenario says so"
 
 
 class Balancer:
@@ -47,133 +68,164 @@ class Balancer:
     def __init__(
         self, world: World, policy: ClusterPolicy, servers: dict[str, Server], random: Random, *, patience: float, budgeted: bool = True
     ) -> None:
-        self.world, self.policy, self.servers, self.random = world, policy, servers, random
+        self.world, self.policy, self.servers = world, policy, servers
         self.patience = patience
         self.budgeted = budgeted
         self.rules = RetryRules(policy.retry)
-        self.outliers = Outliers(policy.outlier)
-        self.checked = dict.fromkeys(servers, True)  # what health checks say
-        self.ejections: dict[str, list[float]] = {}
-        self.cluster = Cluster(policy, None, None, random, self._suspect, clock=lambda: world.now)
+        self.jitter = Random(0)  # of its own: it is drawn for retries alone
+        self.checks = Checks()
+        self.out: set[str] = set()  # ejected
+        self.most_out = 0  # ever
+        self.ejections: dict[str, list[float]] = {}  # when, by address
+        board = Board.create(1, cells=8 * (len(servers) + 64), endpoints=len(servers) + 1)
+        self.cluster = Cluster(policy, board.segment(0), board, random, self._suspect, clock=lambda: world.now)
         self.budget = self.cluster.budget
-        self.tallies: dict[str, list[int]] = {}  # since the latest comparison: attempts and failures
+        self.judge = Ejections(self._tell, self.checks.is_up, board.totals, lambda: world.now, clock=lambda: world.now)
+        self.standings = Standings(self.checks, self.judge)  # type: ignore[arg-type]  # asks no more of a prober
         self.cluster.update(EndpointState(address, 1, number) for number, address in enumerate(servers))
-        self.outliers.settle(policy.outlier, list(servers), world.now)
-        self.seconds: list[Second] = []
-        world.every(1.0, self._look)
-        world.every(policy.outlier.interval, self._compare)
-
-    @property
-    def second(self) -> Second:
-        while len(self.seconds) <= self.world.now:
-            self.seconds.append(Second())
-        return self.seconds[int(self.world.now)]
+        self.judge.update({policy.name: (policy.outlier, policy.balance not in HASHES, servers.keys())})
+        self.endpoints = {endpoint.address: endpoint for endpoint in self.cluster.endpoints}
+        self.servers_of = {endpoint: servers[endpoint.address] for endpoint in self.cluster.endpoints}
+        self.second = Second()
+        self.seconds = [self.second]
+        self.ends = 1.0  # the second
+        self.look()
 
     # A request
 
     def ask(self, then: Callable[[bool], None] | None = None) -> None:
+        if self.world.now >= self.ends:
+            self.turn()
         self.second.requests += 1
         self.budget.begun += 1
-        Request(self, then).attempt()
+        endpoint = self.cluster.pick(b"", ())
+        if endpoint is None:
+            self.end(False, 0.0, then)
+        else:
+            Attempt(self, endpoint, self.world.now, then).begin()
 
-    def answered(self, ok: bool, seconds: float) -> None:
+    def end(self, ok: bool, seconds: float, then: Callable[[bool], None] | None) -> None:
+        if self.world.now >= self.ends:
+            self.turn()
         second = self.second
-        second.ok += ok
-        second.failed += not ok
+        if ok:
+            second.ok += 1
+        else:
+            second.failed += 1
         second.seconds.append(seconds)
+        if then is not None:
+            then(ok)
+
+    def turn(self) -> None:
+        """Begins a new second, if it is time."""
+        while self.ends <= self.world.now:
+            self.second = Second(ejected=len(self.out), down=len(self.checks.down))
+            self.seconds.append(self.second)
+            self.ends += 1.0
 
     # What the master does
 
     def set_checked(self, address: str, is_up: bool) -> None:
         """A health check flips."""
-        self.checked[address] = is_up
-        self._tell(address)
+        if is_up:
+            self.checks.down.discard(address)
+            self.judge.risen(self.policy.name, address)
+        else:
+            self.checks.down.add(address)
+        self._tell(self.policy.name, [address])
 
     def _suspect(self, address: str, kind: str, sentence: str) -> None:
-        """A witness has spoken, or a comparison."""
-        now = self.world.now
-        standing = self.outliers.of(address)
-        if kind == PROVED:
-            if standing is not None and standing.stage is Stage.TRIAL and self.outliers.prove(address, now):
-                self._tell(address)
-        elif self.outliers.suspect(address, kind, sentence, now, self.checked.__getitem__) is Verdict.EJECTED:
-            self.ejections.setdefault(address, []).append(now)
-            self._tell(address)
+        """A witness has spoken."""
+        self.judge.hear(Suspect(self.policy.name, address, kind, sentence))
 
-    def _look(self) -> None:
-        for address in self.outliers.release(self.world.now):
-            self._tell(address)
+    def look(self) -> None:
+        """Each second, as the worker does, and the master at least."""
+        self.judge.work()
         self.cluster.tick()
+        self.world.after(1.0, self.look)
 
-    def _compare(self) -> None:
-        tallies = {address: Tally(attempts, failures) for address, (attempts, failures) in self.tallies.items()}
-        self.tallies.clear()
-        for address, cause, sentence in outstanding(self.policy.outlier, tallies):
-            self._suspect(address, cause, sentence)
+    def _tell(self, cluster: str, addresses: list[str]) -> None:
+        for address in addresses:
+            if not self.judge.is_ejected(cluster, address):
+                self.out.discard(address)
+            elif address not in self.out:
+                self.out.add(address)
+                self.most_out = max(self.most_out, len(self.out))
+                self.ejections.setdefault(address, []).append(self.world.now)
+            self.cluster.set_health(address, self.standings.is_up(cluster, address), self.judge.trial(cluster, address))
 
-    def _tell(self, address: str) -> None:
-        is_up = self.checked[address] and not self.outliers.is_ejected(address)
-        self.cluster.set_health(address, is_up, self.outliers.trial(address))
 
+class Attempt:
+    """As an Exchange goes about it. The next one of the same request is another object: a server may still be at work on this one."""
 
-class Request:
-    """As an Exchange goes about it."""
+    __slots__ = ("balancer", "began", "endpoint", "is_open", "number", "sent_at", "then", "tried")
 
-    __slots__ = ("attempts", "balancer", "began", "failures", "then", "tried")
+    def __init__(self, balancer: Balancer, endpoint: Endpoint, began: float, then: Callable[[bool], None] | None) -> None:
+        self.balancer = balancer
+        self.endpoint = endpoint
+        self.began = began  # the request
+        self.then = then
+        self.number = 1
+        self.tried: tuple[Endpoint, ...] = ()
+        self.is_open = True
 
-    def __init__(self, balancer: Balancer, then: Callable[[bool], None] | None) -> None:
-        self.balancer, self.then = balancer, then
-        self.began = balancer.world.now
-        self.attempts = self.failures = 0
-        self.tried: list[Endpoint] = []
-
-    def attempt(self) -> None:
+    def begin(self) -> None:
         balancer = self.balancer
+        now = self.sent_at = balancer.world.now
+        balancer.second.attempts += 1
+        self.endpoint.begin()
+        until = now + balancer.patience
+        if balancer.servers_of[self.endpoint].take(self) > until:
+            balancer.world.push(until, Attempt.expire, self)
+
+    def expire(self) -> None:
+        self.done(False, "response_timeout")
+
+    def done(self, ok: bool, reason: str = "upstream_reset") -> None:
+        if not self.is_open:  # it has come too late
+            return
+        self.is_open = False
+        endpoint, balancer = self.endpoint, self.balancer
+        now = balancer.world.now
+        endpoint.end()
+        if ok:
+            endpoint.observe(now - self.sent_at, now, 200)
+            endpoint.attempted("ok")
+            balancer.end(True, now - self.began, self.then)
+        else:
+            endpoint.attempted(reason)
+            self._failed(reason)
+
+    def _failed(self, reason: str) -> None:
+        balancer, now = self.balancer, self.balancer.world.now
+        if now >= balancer.ends:
+            balancer.turn()
+        error = failure(reason, retry=Retry.UNANSWERED)
+        step = decide(error, rules=balancer.rules, method=b"GET", is_unanswered=True, attempts=self.number, failures=self.number)
+        tried = (*self.tried, self.endpoint)
+        endpoint = balancer.cluster.pick(b"", tried) if step is not Next.GIVE_UP else None
+        if endpoint is None:
+            balancer.end(False, now - self.began, self.then)
+        elif balancer.budgeted and not balancer.budget.spend(now):
+            balancer.second.denied += 1
+            balancer.end(False, now - self.began, self.then)
+        else:
+            following = Attempt(balancer, endpoint, self.began, self.then)
+            following.number, following.tried = self.number + 1, tried
+            wait = pause(balancer.rules, self.number, True, 0.0, balancer.jitter.random() if self.number > 1 else 0.0)
+            if wait > 0.0:
+                balancer.world.push(now + wait, Attempt.resume, following)
+            else:
+                following.begin()
+
+    def resume(self) -> None:
+        """After a back-off: things may have changed meanwhile."""
+        balancer = self.balancer
+        if balancer.world.now >= balancer.ends:
+            balancer.turn()
         endpoint = balancer.cluster.pick(b"", self.tried)
         if endpoint is None:
-            self._end(False)
-            return
-        self.attempts += 1
-        balancer.second.attempts += 1
-        endpoint.begin()
-        sent_at = balancer.world.now
-        is_open = True
-
-        def done(ok: bool, reason: str = "upstream_reset") -> None:
-            nonlocal is_open
-            if not is_open:  # it has come too late
-                return
-            is_open = False
-            endpoint.end()
-            tally = balancer.tallies.setdefault(endpoint.address, [0, 0])
-            tally[0] += 1
-            tally[1] += not ok
-            if ok:
-                endpoint.observe(balancer.world.now - sent_at, balancer.world.now, 200)
-                endpoint.attempted("ok")
-                self._end(True)
-            else:
-                endpoint.attempted(reason)
-                self._failed(endpoint, reason)
-
-        balancer.world.after(balancer.patience, lambda: done(False, "response_timeout"))
-        balancer.servers[endpoint.address].take(done)
-
-    def _failed(self, endpoint: Endpoint, reason: str) -> None:
-        balancer = self.balancer
-        self.failures += 1
-        error = failure(reason, retry=Retry.UNANSWERED)
-        step = decide(error, rules=balancer.rules, method=b"GET", is_unanswered=True, attempts=self.attempts, failures=self.failures)
-        if step is Next.GIVE_UP:
-            self._end(False)
-        elif balancer.budgeted and not balancer.budget.spend(balancer.world.now):
-            balancer.second.denied += 1
-            self._end(False)
+            balancer.end(False, balancer.world.now - self.began, self.then)
         else:
-            self.tried.append(endpoint)
-            self.attempt()
-
-    def _end(self, ok: bool) -> None:
-        self.balancer.answered(ok, self.balancer.world.now - self.began)
-        if self.then is not None:
-            self.then(ok)
+            self.endpoint = endpoint
+            self.begin()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import log
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -37,28 +38,33 @@ class Site:
     def traffic(self, share: Callable[[float], float]) -> None:
         """Requests come by chance, `share(now)` of the capacity on the average."""
 
-        def come() -> None:
-            self.balancer.ask()
-            self.world.after(self.random.expovariate(max(1e-9, share(self.world.now) * self.capacity)), come)
+        world, ask, chance, capacity = self.world, self.balancer.ask, self.random.random, self.capacity
 
-        self.world.after(0.0, come)
+        def come(_: None) -> None:
+            ask()
+            world.push(world.now - log(1.0 - chance()) / max(1e-9, share(world.now) * capacity), come, None)
+
+        world.push(world.now, come, None)
 
 
-def built(count: int, policy: ClusterPolicy | None = None, *, seed: int = 1, patience: float = 1.0, budgeted: bool = True) -> Site:
+def built(
+    count: int, policy: ClusterPolicy | None = None, *,
+    seed: int = 1, patience: float = 1.0, budgeted: bool = True, slots: int = SLOTS, service: float = SERVICE,
+) -> Site:  # fmt: skip
     world, random = World(), Random(seed)
     names = [f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}:80" for number in range(count)]
-    servers = {name: Server(world, random, slots=SLOTS, seconds=SERVICE, queue=QUEUE) for name in names}
+    servers = {name: Server(world, random, slots=slots, seconds=service, queue=QUEUE) for name in names}
     policy = policy or ClusterPolicy("web", ())
     policy = replace(policy, endpoints=tuple(map(EndpointPolicy, names)))
     return Site(world, Balancer(world, policy, servers, random, patience=patience, budgeted=budgeted), list(servers.values()), random)
 
 
-def retry_storm(count: int = 8, *, budgeted: bool, until: float = 120.0, seed: int = 1) -> Site:
+def retry_storm(count: int = 8, *, budgeted: bool, ejecting: bool = False, until: float = 120.0, seed: int = 1) -> Site:
     """At three quarters of its capacity everything is five times slower for 20 s, a stalled database; then it is well again.
 
-    Ejections are off: this is about retries alone.
+    Usually without ejections: this is about retries alone.
     """
-    policy = ClusterPolicy("web", (), balance="random", outlier=OutlierPolicy(enabled=False))
+    policy = ClusterPolicy("web", (), balance="random", outlier=OutlierPolicy(enabled=ejecting))
     site = built(count, policy, seed=seed, budgeted=budgeted)
 
     def become(slowness: float) -> None:
