@@ -10,6 +10,7 @@ import socket
 import subprocess
 import threading
 import time
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
@@ -311,8 +312,8 @@ def test_what_endpoints_choose_by_alpn(protocol: str, options: str, is_shared: b
     settings = f"ssl_certificate {cert}; ssl_certificate_key {key};"
     with NginxOrigin(tmp_path / "nginx", options=options, settings=settings) as nginx:
         text = config(port, nginx.port, cluster=f'tls = {{ ca = "{authority.file}" }}').replace('"h2"', f'"{protocol}"')
-        with start_lbd(text, tmp_path) as lbd:
-            downstreams = [Downstream(port) for _ in range(10)]
+        with start_lbd(text, tmp_path) as lbd, ExitStack() as stack:
+            downstreams = [stack.enter_context(Downstream(port)) for _ in range(10)]
             for _ in range(3):
                 for downstream in downstreams:
                     downstream.send(request_bytes("GET", "/1m"))
@@ -320,9 +321,8 @@ def test_what_endpoints_choose_by_alpn(protocol: str, options: str, is_shared: b
                     assert digest(downstream.final().body) == digest((tmp_path / "nginx/files/1m").read_bytes())
             body = bytes_of(1_000_000, 3)
             assert downstreams[0].ask("POST", "/sink", body=body).status == 200
-            assert lbd.metric("lbd_upstream_connections_opened_total", cluster="web") == (1 if is_shared else 10)
-            for downstream in downstreams:
-                downstream.close()
+            opened = lbd.metric("lbd_upstream_connections_opened_total", cluster="web")
+            assert opened == 1 if is_shared else 1 < opened <= 10  # an early answer leaves its connection to a late request
 
 
 def test_h2_is_not_spoken_with_whom_does_not_choose_it(port: int, tmp_path: Path) -> None:
