@@ -5,6 +5,7 @@ Rules:
 - The last good answer stands until a better one comes. A lookup that fails, takes too long or finds nothing is no outage of the
   endpoints it found before; it is logged once when it starts and once when it is over, counted, and tried again soon.
 - A name that never resolved costs its cluster that endpoint, not the daemon its start.
+- After an upgrade the old master's answers are the last good ones.
 - A cluster is told of a change only when its set of endpoints has changed: resolvers rotate the order of their answers.
 - A reload may be refused after the new names were looked up. So `first` only learns, and `update` takes the new clusters over.
 
@@ -28,7 +29,7 @@ from lbd.discovery.address import host_of, is_literal, join_address, split_addre
 from lbd.metrics import RESOLUTIONS
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
     from lbd.cluster.cluster import ClusterPolicy, EndpointPolicy
 
@@ -126,6 +127,16 @@ class Resolver:
         self._offered: dict[str, frozenset[ResolvedEndpoint]] = {}  # the answer of the last `first`, until `update`
         self._counts: Counter[tuple[str, str]] = Counter()  # (host, result)
         self._nursery: trio.Nursery | None = None
+
+    def heritage(self) -> dict[str, list[str]]:
+        """The last good answers, for inherit() of another process."""
+        return {host: list(name.addresses) for host, name in self._names.items() if name.addresses}
+
+    def inherit(self, known: Mapping[str, Sequence[str]]) -> None:
+        """Before the first `first`. ValueError, TypeError or AttributeError: that is not what heritage() gives."""
+        answers = {str(host): _sorted(map(str, addresses)) for host, addresses in known.items()}
+        for host, addresses in answers.items():
+            self._names.setdefault(host, _Name(host)).addresses = addresses
 
     async def first(self, clusters: Sequence[ClusterPolicy]) -> dict[str, list[ResolvedEndpoint]]:
         """The endpoints of these clusters, with names that are new looked up now, all at once, in LOOKUP_TIMEOUT at most."""

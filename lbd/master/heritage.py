@@ -1,5 +1,5 @@
 """What a successor inherits of what was learned, and of what operators want: so that after an upgrade nothing gets requests that was
-known to be dead before, or was taken out.
+known to be dead before, or was taken out, and a name server that is away just then does not leave a cluster without endpoints.
 
 A file of JSON in memory, whose descriptor the new master gets with the sockets. It may be of another version: what cannot be read is left,
 and the new one begins with what its configuration says, as after a restart. Times are seconds from now, since each master has a clock of
@@ -14,6 +14,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lbd.discovery.resolve import Resolver
     from lbd.master.control import Control
     from lbd.master.ejections import Ejections
     from lbd.master.probes import Prober
@@ -23,9 +24,15 @@ __all__ = ["bequeath", "inherit", "open_will"]
 log = logging.getLogger("lbd.master")
 
 
-def bequeath(prober: Prober, ejections: Ejections, control: Control, upgrades: int) -> dict[str, Any]:
+def bequeath(prober: Prober, ejections: Ejections, control: Control, resolver: Resolver, upgrades: int) -> dict[str, Any]:
     """`upgrades` with the one that is under way."""
-    return {"checks": prober.heritage(), "ejections": ejections.heritage(), "overlays": control.heritage(), "upgrades": upgrades}
+    return {
+        "checks": prober.heritage(),
+        "ejections": ejections.heritage(),
+        "overlays": control.heritage(),
+        "names": resolver.heritage(),
+        "upgrades": upgrades,
+    }
 
 
 def open_will(content: dict[str, Any]) -> int:
@@ -35,7 +42,7 @@ def open_will(content: dict[str, Any]) -> int:
     return fd
 
 
-def inherit(fd: int, prober: Prober, ejections: Ejections, control: Control) -> int:
+def inherit(fd: int, prober: Prober, ejections: Ejections, control: Control, resolver: Resolver) -> int:
     """Before the first configuration is in force; closes the descriptor. How many upgrades there have been, with this one."""
     try:
         with open(fd, "rb") as file:
@@ -44,6 +51,7 @@ def inherit(fd: int, prober: Prober, ejections: Ejections, control: Control) -> 
         prober.inherit(content["checks"])
         ejections.inherit(content["ejections"])
         control.inherit(content["overlays"])
+        resolver.inherit(content.get("names", {}))  # the first lbd did not know of them
         return int(content["upgrades"])
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         log.warning(

@@ -125,7 +125,7 @@ class Master:
             log.warning("%s", warning)
         await self.doors.open(self.sockets, self.config, self._environ, self._faults)
         if (will := self.handover.take_heritage()) >= 0:
-            self.upgrades["ok"] = inherit(will, self.prober, self.ejections, self.control)
+            self.upgrades["ok"] = inherit(will, self.prober, self.ejections, self.control, self.resolver)
         with self._faults.gather():
             plan = await self._plan(self.config, 1)
             if self._faults.found:
@@ -358,7 +358,7 @@ class Master:
             sockets = {**self.sockets.handed(), **self.doors.handed()}
             if self.state_directory.lock >= 0:
                 sockets[STATE_LOCK] = [self.state_directory.lock]
-            will = open_will(bequeath(self.prober, self.ejections, self.control, self.upgrades["ok"] + 1))
+            will = open_will(bequeath(self.prober, self.ejections, self.control, self.resolver, self.upgrades["ok"] + 1))
             try:
                 self.successor, reason = await start_successor(sockets, will, self._environ, self.config.lbd.upgrade_timeout)
             finally:

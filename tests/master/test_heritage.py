@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
+from lbd.cluster.cluster import ClusterPolicy, EndpointPolicy
 from lbd.cluster.health import HealthPolicy
 from lbd.cluster.outlier import OutlierPolicy
 from lbd.cluster.witness import GATEWAY
+from lbd.discovery.resolve import Resolver
 from lbd.master.control import Control
 from lbd.master.ejections import Ejections
 from lbd.master.heritage import bequeath, inherit, open_will
@@ -50,6 +52,14 @@ class Life:
         self.prober = Prober(lambda *flip: None, random=Random(1), make_probe=Probe)  # type: ignore[arg-type]
         self.control = Control(StateDirectory(None), lambda cluster: None, lambda: 100.0)
         self.ejections = Ejections(lambda cluster, addresses: None, self.prober.is_up, dict, lambda: 0.0)
+        self.answers = {"app.internal": ["10.0.0.2", "10.0.0.1"]}  # of the name server; without any it is away
+        self.resolver = Resolver(lambda cluster, endpoints: None, self.look_up)
+
+    async def look_up(self, host: str) -> list[str]:
+        await trio.lowlevel.checkpoint()
+        if host not in self.answers:
+            raise OSError("the name server is away")
+        return self.answers[host]
 
     def settle(self, policy: OutlierPolicy | None = None, addresses: tuple[str, ...] = (A, B, C)) -> None:
         self.prober.update({"web": (CHECK, addresses)})
@@ -57,10 +67,10 @@ class Life:
 
     def hand_on(self, change: Mapping[str, Any] | None = None) -> tuple[Life, int]:
         """The next one, before it is settled; and what it says of upgrades."""
-        content = bequeath(self.prober, self.ejections, self.control, 3) | dict(change or {})
+        content = bequeath(self.prober, self.ejections, self.control, self.resolver, 3) | dict(change or {})
         fd = open_will(content)
         heir = Life()
-        return heir, inherit(fd, heir.prober, heir.ejections, heir.control)
+        return heir, inherit(fd, heir.prober, heir.ejections, heir.control, heir.resolver)
 
 
 async def lived() -> Life:
@@ -125,7 +135,16 @@ async def test_what_the_new_configuration_does_not_want_is_forgotten() -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"checks": [1]}, {"checks": {"web": {B: 7}}}, {"ejections": {"web": {C: ["x"]}}}, {"overlays": "{}"}, {"upgrades": None}]
+    "change",
+    [
+        {"checks": [1]},
+        {"checks": {"web": {B: 7}}},
+        {"ejections": {"web": {C: ["x"]}}},
+        {"overlays": "{}"},
+        {"upgrades": None},
+        {"names": {"app.internal": ["no address"]}},
+        {"names": ["app.internal"]},
+    ],
 )
 async def test_what_cannot_be_read_is_left(change: dict[str, Any]) -> None:
     heir, upgrades = (await lived()).hand_on(change)
@@ -134,8 +153,31 @@ async def test_what_cannot_be_read_is_left(change: dict[str, Any]) -> None:
     assert upgrades in (1, 3)
 
 
+async def test_a_name_server_that_is_away_leaves_the_old_answers() -> None:
+    named = ClusterPolicy("web", (EndpointPolicy("app.internal:80"), EndpointPolicy("new.internal:80")))
+    life = Life()
+    await life.resolver.first([named])
+    heir, _ = life.hand_on()
+    heir.answers.clear()
+    found = await heir.resolver.first([named])
+    assert [endpoint.address for endpoint in found["web"]] == [A, B]
+    heir.answers["app.internal"] = ["10.0.0.3"]
+    assert [endpoint.address for endpoint in (await heir.resolver.first([named]))["web"]] == [C]
+    heir, _ = life.hand_on({"names": {}})
+    heir.answers.clear()
+    assert (await heir.resolver.first([named]))["web"] == []
+
+
+async def test_names_that_nobody_has_any_more_are_forgotten() -> None:
+    life = Life()
+    await life.resolver.first([ClusterPolicy("web", (EndpointPolicy("app.internal:80"),))])
+    heir, _ = life.hand_on()
+    await heir.resolver.first([ClusterPolicy("web", (EndpointPolicy(A),))])
+    assert heir.resolver.heritage() == {}
+
+
 async def test_no_json_is_no_heritage() -> None:
     fd = os.memfd_create("test")
     os.write(fd, b"not " + json.dumps({}).encode())
     life = Life()
-    assert inherit(fd, life.prober, life.ejections, life.control) == 1
+    assert inherit(fd, life.prober, life.ejections, life.control, life.resolver) == 1
