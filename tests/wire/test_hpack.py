@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import TYPE_CHECKING
+
 import pytest
 from hpack.exceptions import HPACKError, OversizedHeaderListError
 from hpack.hpack import Decoder, Encoder
-from hypothesis import given, strategies as st
+from hpack.huffman import HuffmanEncoder
+from hpack.huffman_constants import REQUEST_CODES, REQUEST_CODES_LENGTH
+from hpack.huffman_table import decode_huffman as their_huffman
+from hypothesis import example, given, strategies as st
 
 from lbd.wire.hpack_in import FieldDecoder
 from lbd.wire.hpack_out import LineEncoder, encoded_fields, encoded_integer, encoded_status
+from lbd.wire.huffman import decode_huffman
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
 
 FIELDS = st.lists(
     st.tuples(
@@ -58,6 +68,81 @@ def test_a_table_is_resized_twice_at_most(resizes: bytes, is_taken: bool) -> Non
     else:
         with pytest.raises(HPACKError):
             decoder.decode(resizes + b"\x82")
+
+
+# Blocks that mean something more often than any bytes do: representations as RFC 7541, 6 has them, of which some are cut or wrong.
+CODED = HuffmanEncoder(REQUEST_CODES, REQUEST_CODES_LENGTH)
+STRINGS = st.one_of(
+    st.binary(max_size=20).map(lambda text: encoded_integer(len(text), 7, 0) + text),
+    st.binary(max_size=20).map(CODED.encode).map(lambda coded: encoded_integer(len(coded), 7, 0x80) + coded),
+    st.binary(max_size=6).map(lambda coded: encoded_integer(len(coded), 7, 0x80) + coded),
+    st.just(encoded_integer(4050, 7, 0) + b"l" * 4050),  # the table has no room for anything beside it
+    st.integers(0, 1 << 40).map(lambda size: encoded_integer(size, 7, 0)),
+)
+INDICES = st.one_of(st.integers(0, 70), st.integers(0, 1 << 40))
+REPRESENTATIONS = st.one_of(
+    INDICES.map(lambda index: encoded_integer(index, 7, 0x80)),
+    st.tuples(st.sampled_from([(6, 0x40), (4, 0x10), (4, 0)]), INDICES, STRINGS).map(
+        lambda parts: encoded_integer(parts[1] or 1, *parts[0]) + parts[2]
+    ),
+    st.tuples(st.sampled_from([b"\x40", b"\x10", b"\x00"]), STRINGS, STRINGS).map(b"".join),
+    st.sampled_from([0, 100, 4095, 4096, 4097]).map(lambda size: encoded_integer(size, 5, 0x20)),
+    st.binary(max_size=8),
+)
+
+
+@given(
+    st.lists(st.one_of(REPRESENTATIONS, st.lists(REPRESENTATIONS, max_size=4).map(b"".join)), max_size=12), st.sampled_from([200, 1 << 16])
+)
+@example([b"\x82", b"\xbe", b"\x40\x01a\x01b", b"\xbe", b"\x82\x20", b"\x82"], 200)
+@example([b"\xff\xff\xff\xff\xff\x7f", b"\x82"], 200)
+@example([b"\xff\x80\x80\x80\x80\x00"], 200)
+@example([b"\xff\x80\x80\x80\x80\x80\x00"], 200)
+def test_what_is_decoded_and_what_refused_is_what_hpack_says(blocks: list[bytes], limit: int) -> None:
+    """Block after block, until the first that is refused. Only the number of resizes is a rule of our own."""
+    theirs, ours = Decoder(max_header_list_size=limit), FieldDecoder(limit)
+    for block in blocks:
+        expected = verdict(partial(theirs.decode, block, raw=True))
+        said = verdict(partial(ours.decode, block))
+        if isinstance(said, HPACKError) and "resized" in str(said):
+            break
+        if isinstance(expected, HPACKError):
+            assert isinstance(said, HPACKError)
+            assert isinstance(said, OversizedHeaderListError) == isinstance(expected, OversizedHeaderListError)
+            break
+        assert said == expected
+
+
+def verdict(decode: Callable[[], Iterable[tuple[bytes, bytes]]]) -> list[tuple[bytes, bytes]] | HPACKError:
+    try:
+        return [(name, value) for name, value in decode()]
+    except HPACKError as error:
+        return error
+
+
+def huffman_of(decode: Callable[[bytes], bytes], coded: bytes) -> bytes | None:
+    try:
+        return decode(coded)
+    except HPACKError:
+        return None
+
+
+@given(st.one_of(st.binary(max_size=40), st.binary(max_size=40).map(CODED.encode)))
+@example(b"")
+@example(b"\xff" * 4)  # the symbol that ends a string
+@example(b"\xff\xff\xff\xfc")
+@example(b"\x1f\xff")  # padding of more than seven bits
+@example(b"\x18")  # padding of noughts
+@example(b"\x1f")
+def test_huffmans_code_is_read_as_hpack_reads_it(coded: bytes) -> None:
+    assert huffman_of(decode_huffman, coded) == huffman_of(their_huffman, coded)
+
+
+@pytest.mark.parametrize("size", [0, 1, 639, 640, 641, 1023, 1024, 1025, 100_000])
+def test_a_coded_string_of_any_length(size: int) -> None:
+    """Of five bits a byte, which need the most room, and of all bytes."""
+    for text in (b"a" * size, bytes(range(256)) * (size // 256 + 1)):
+        assert decode_huffman(CODED.encode(text)) == text
 
 
 def read(block: bytes) -> list[tuple[bytes, bytes]]:

@@ -1,0 +1,1 @@
+cpdef bytes decode_huffman(bytes coded)
