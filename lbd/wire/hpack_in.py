@@ -5,8 +5,8 @@ that the table has the size it begins with at most, since our SETTINGS never say
 that is shifted for each new one will do.
 
 Clients that ask the same again send the same few bytes, all of them references to the tables. What such a block meant it means as long
-as the dynamic table has not changed; so those are remembered, and cost a look-up. A field that was referred to is the same object
-each time: who has looked at one need not look again.
+as the dynamic table has not changed; so those are remembered, and cost a look-up. What lies in a table is the same Field each time that
+it is referred to (http2_fields.py).
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hpack.exceptions import HPACKDecodingError, InvalidTableIndexError, InvalidTableSizeError, OversizedHeaderListError
-from hpack.table import HeaderTable
 
+from lbd.wire.http2_fields import Field, static_fields
 from lbd.wire.huffman import decode_huffman
 
 if TYPE_CHECKING:
@@ -27,10 +27,9 @@ LONGEST = 128  # bytes of a block that is remembered: references are a byte or t
 MOST = 64  # blocks
 RESIZES = 2  # of the table, at the head of a block: the smallest size since the block before, and the last (RFC 7541 4.2)
 TABLE = 4096  # bytes of the dynamic table (RFC 9113 6.5.2)
-OVERHEAD = 32  # bytes that a field counts for beyond its own (RFC 7541 4.1)
 DIGITS = 5  # bytes of a number behind its first: any larger number is nonsense
 
-STATIC = list(HeaderTable.STATIC_TABLE)
+STATIC = static_fields()
 STATICS = len(STATIC)
 
 
@@ -42,15 +41,15 @@ class FieldDecoder:
     def __init__(self, limit: int) -> None:
         """`limit`: bytes of a header list (RFC 9113 6.5.2)."""
         self._limit = limit
-        self._table: list[tuple[bytes, bytes]] = []  # the newest first
+        self._table: list[Field] = []  # the newest first
         self._size = 0  # of it
         self._most = TABLE
-        self._known: dict[bytes, Sequence[tuple[bytes, bytes]]] = {}
+        self._known: dict[bytes, Sequence[Field]] = {}
         self._block = b""
         self._at = 0
         self._has_changed = False
 
-    def decode(self, block: bytes) -> Sequence[tuple[bytes, bytes]]:
+    def decode(self, block: bytes) -> Sequence[Field]:
         """hpack.HPACKError: it cannot be decoded, and no other can be either from now on."""
         known = self._known.get(block)
         if known is not None:
@@ -65,10 +64,10 @@ class FieldDecoder:
             self._known[block] = fields
         return fields
 
-    def _fields(self) -> list[tuple[bytes, bytes]]:
+    def _fields(self) -> list[Field]:
         block = self._block
         end = len(block)
-        fields: list[tuple[bytes, bytes]] = []
+        fields: list[Field] = []
         left = self._limit
         resizes = 0
         while self._at < end:
@@ -86,8 +85,7 @@ class FieldDecoder:
                 continue
             else:
                 field = self._literal(0x0F)
-            name, value = field
-            left -= len(name) + len(value) + OVERHEAD
+            left -= field.size
             if left < 0:
                 raise OversizedHeaderListError(f"a header list above {self._limit} bytes")
             fields.append(field)
@@ -117,7 +115,7 @@ class FieldDecoder:
         self._at = at
         return value
 
-    def _entry(self, index: int) -> tuple[bytes, bytes]:
+    def _entry(self, index: int) -> Field:
         """2.3.3"""
         if 0 < index <= STATICS:
             return STATIC[index - 1]
@@ -126,11 +124,11 @@ class FieldDecoder:
             raise InvalidTableIndexError("a field that is in no table")
         return self._table[index]
 
-    def _literal(self, mask: int) -> tuple[bytes, bytes]:
+    def _literal(self, mask: int) -> Field:
         """6.2"""
         index = self._number(mask)
-        name = self._entry(index)[0] if index else self._string()
-        return name, self._string()
+        name = self._entry(index).name if index else self._string()
+        return Field(name, self._string())
 
     def _string(self) -> bytes:
         """5.2"""
@@ -143,11 +141,11 @@ class FieldDecoder:
         string = self._block[at : at + size]
         return decode_huffman(string) if self._block[start] >= 0x80 else string
 
-    def _add(self, field: tuple[bytes, bytes]) -> None:
+    def _add(self, field: Field) -> None:
         """4.4: one that is too large for the table empties it."""
         self._has_changed = True
         self._table.insert(0, field)
-        self._size += sized(field)
+        self._size += field.size
         self._shrink()
 
     def _resize(self, size: int) -> None:
@@ -159,9 +157,5 @@ class FieldDecoder:
 
     def _shrink(self) -> None:
         while self._size > self._most:
-            self._size -= sized(self._table.pop())
-
-
-def sized(field: tuple[bytes, bytes]) -> int:
-    name, value = field
-    return len(name) + len(value) + OVERHEAD
+            field = self._table.pop()
+            self._size -= field.size

@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from lbd.wire.http2_events import Event
+    from lbd.wire.http2_fields import Field
     from lbd.wire.http2_limits import Http2Limits
     from lbd.wire.http2_streams import Http2Stream
 
@@ -193,7 +194,7 @@ class Http2Receiver(Http2State):
                 raise ConnectionFault(COMPRESSION_ERROR, message) from None
             self._take_fields(number, fields, bool(self._block_flags & END_STREAM))
 
-    def _take_fields(self, number: int, fields: Sequence[tuple[bytes, bytes]], has_ended: bool) -> None:
+    def _take_fields(self, number: int, fields: Sequence[Field], has_ended: bool) -> None:
         stream = self.streams.get(number)
         if stream is None:
             if self.is_idle(number):
@@ -214,7 +215,7 @@ class Http2Receiver(Http2State):
         else:
             self._take_response(stream, fields, has_ended)
 
-    def _take_request(self, number: int, fields: Sequence[tuple[bytes, bytes]], has_ended: bool) -> None:
+    def _take_request(self, number: int, fields: Sequence[Field], has_ended: bool) -> None:
         self.highest = number
         if number > self.last_taken:
             self.resets.add(number)  # it will see our GOAWAY
@@ -254,7 +255,7 @@ class Http2Receiver(Http2State):
         if not can_answer:
             self.count_reset()
 
-    def _take_response(self, stream: Http2Stream, fields: Sequence[tuple[bytes, bytes]], has_ended: bool) -> None:
+    def _take_response(self, stream: Http2Stream, fields: Sequence[Field], has_ended: bool) -> None:
         try:
             head = response_head(fields, has_ended, self.limits)
         except WireError as error:
@@ -274,7 +275,7 @@ class Http2Receiver(Http2State):
         if has_ended:
             self._remote_ended(stream)
 
-    def _take_trailers(self, stream: Http2Stream, fields: Sequence[tuple[bytes, bytes]], has_ended: bool) -> None:
+    def _take_trailers(self, stream: Http2Stream, fields: Sequence[Field], has_ended: bool) -> None:
         if not has_ended:
             raise StreamFault(PROTOCOL_ERROR, "trailers that do not end the stream")  # 8.1
         try:

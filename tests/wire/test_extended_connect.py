@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from lbd.wire.http2_fields import Field
 from lbd.wire.http2_heads import request_fields, request_head, request_lines
 from lbd.wire.http2_limits import Http2Limits
 from lbd.wire.message import Headers, RequestHead
@@ -22,18 +23,22 @@ CONNECT: Fields = [
 ]
 
 
+def head_of(fields: Fields, limits: Http2Limits = LIMITS) -> RequestHead:
+    return request_head([Field(name, value) for name, value in fields], False, limits)
+
+
 def test_the_answer_to_a_key() -> None:
     assert accept_of(b"dGhlIHNhbXBsZSBub25jZQ==") == b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo="  # RFC 6455 1.3
     assert handshake_key(b"the sample nonce") == b"dGhlIHNhbXBsZSBub25jZQ=="
 
 
 def test_an_extended_connect() -> None:
-    head = request_head([*CONNECT, (b"origin", b"x")], False, LIMITS)
+    head = head_of([*CONNECT, (b"origin", b"x")])
     assert (head.method, head.upgrade, head.target, head.authority, head.query) == (b"CONNECT", b"websocket", b"/a?b", b"h", b"b")
 
 
 def test_what_comes_on_it_is_no_content() -> None:
-    head = request_head([*CONNECT, (b"content-length", b"5")], False, LIMITS)
+    head = head_of([*CONNECT, (b"content-length", b"5")])
     assert head.content_length == -1
 
 
@@ -54,7 +59,7 @@ def test_what_comes_on_it_is_no_content() -> None:
 )
 def test_what_is_none(fields: Fields, limits: Http2Limits, reason: str) -> None:
     with pytest.raises(WireError) as caught:
-        request_head(fields, False, limits)
+        head_of(fields, limits)
     assert caught.value.reason == reason
 
 
