@@ -11,15 +11,10 @@ it is referred to (http2_fields.py).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from hpack.exceptions import HPACKDecodingError, InvalidTableIndexError, InvalidTableSizeError, OversizedHeaderListError
 
 from lbd.wire.http2_fields import Field, static_fields
 from lbd.wire.huffman import decode_huffman
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 __all__ = ["FieldDecoder"]
 
@@ -44,12 +39,12 @@ class FieldDecoder:
         self._table: list[Field] = []  # the newest first
         self._size = 0  # of it
         self._most = TABLE
-        self._known: dict[bytes, Sequence[Field]] = {}
+        self._known: dict[bytes, tuple[Field, ...]] = {}
         self._block = b""
         self._at = 0
         self._has_changed = False
 
-    def decode(self, block: bytes) -> Sequence[Field]:
+    def decode(self, block: bytes) -> tuple[Field, ...]:
         """hpack.HPACKError: it cannot be decoded, and no other can be either from now on."""
         known = self._known.get(block)
         if known is not None:

@@ -27,6 +27,7 @@ WHOLE = {(name, value): index for index, (name, value) in reversed(list(enumerat
 NAMES = {name: index for index, (name, _) in reversed(list(enumerate(HeaderTable.STATIC_TABLE, 1)))}
 NEVER_SENT = HOP_BY_HOP | {b"host"}
 NEVER_INDEXED = frozenset((b"authorization", b"proxy-authorization", b"cookie", b"set-cookie"))
+NEVER_KEPT = NEVER_INDEXED | {b"x-request-id", b"traceparent"}  # secrets, and what is another each time
 
 
 def encoded_integer(value: int, prefix: int, first: int) -> bytes:
@@ -83,7 +84,12 @@ class LineEncoder:
     def encode(self, block: bytes) -> bytes:
         """Names become lower-case; fields that speak of a connection, Host and Content-Length do not come along."""
         known = self._known
-        return b"".join([known.get(line) or self._encoded(line) for line in block.split(b"\r\n") if line])
+        pieces: list[bytes] = []
+        for line in block.split(b"\r\n"):
+            if line:
+                ready = known.get(line)
+                pieces.append(ready if ready is not None else self._encoded(line))
+        return b"".join(pieces)
 
     def _encoded(self, line: bytes) -> bytes:
         name, _, value = line.partition(b":")
@@ -91,7 +97,7 @@ class LineEncoder:
         if name in NEVER_SENT:
             return b""
         encoded = encoded_fields(((name, value.strip(b" \t")),))
-        if len(line) <= LONGEST and name not in NEVER_INDEXED:
+        if len(line) <= LONGEST and name not in NEVER_KEPT:
             if len(self._known) >= MOST:
                 self._known.clear()
             self._known[line] = encoded
@@ -99,5 +105,8 @@ class LineEncoder:
 
 
 def encoded_status(status: int) -> bytes:
-    value = b"%d" % status
-    return INDEXED.get((b":status", value)) or encoded_fields(((b":status", value),))
+    ready = STATUSES.get(status)
+    return ready if ready is not None else encoded_fields(((b":status", b"%d" % status),))
+
+
+STATUSES = {status: encoded_fields(((b":status", b"%d" % status),)) for status in range(100, 600)}

@@ -12,18 +12,20 @@ Frames of a stream that we have reset may still be under way: they are counted a
 last streams that ended. `now` is the caller's clock; http2_limits.py has what it is needed for.
 
 The rules are carried out here and not by the h2 package, because h2 ends the connection where a stream is at fault, and because it
-takes GOAWAY, in either direction, for the end, where a balancer wants to see off the streams that are there. hpack decodes header
-blocks. tests/wire hold the codec to h2 as the other side, and to frames made by hyperframe.
+takes GOAWAY, in either direction, for the end, where a balancer wants to see off the streams that are there. tests/wire hold the codec
+to h2 as the other side, and to frames made by hyperframe; its decoder of header blocks to hpack's.
 
 http2_receiver   frames in, events out      http2_state    of the connection          http2_frames   frames and numbers
 http2_control    SETTINGS, GOAWAY and such  http2_streams  of a stream                http2_heads    fields and heads
-http2_events     what receive() gives       http2_limits   how much, how often        hpack_in, hpack_out   fields in bytes
+http2_events     what receive() gives       http2_limits   how much, how often        http2_fields   what is known of a field
+hpack_in, hpack_out, huffman   fields in bytes          frame_bytes    a frame in bytes
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from lbd.wire.frame_bytes import frame
 from lbd.wire.hpack_out import LineEncoder, encoded_fields, encoded_status
 from lbd.wire.http2_frames import (
     DATA,
@@ -32,7 +34,6 @@ from lbd.wire.http2_frames import (
     MOST,
     NO_ERROR,
     PING,
-    frame,
     goaway_frame,
     head_frames,
     reset_frame,
@@ -119,12 +120,14 @@ class Http2Codec(Http2Receiver):
             has_ended = False
             if size <= 0:
                 return 0
-        for at in range(0, size, DEFAULT_FRAME):
-            piece = bytes(data[at : min(at + DEFAULT_FRAME, size)])
-            is_last = has_ended and at + DEFAULT_FRAME >= size
-            self.put(frame(DATA, END_STREAM if is_last else 0, number, piece))
-        if size == 0 and has_ended:
-            self.put(frame(DATA, END_STREAM, number, b""))
+        if size == len(data) <= DEFAULT_FRAME:
+            if size or has_ended:
+                self.put(frame(DATA, END_STREAM if has_ended else 0, number, bytes(data)))
+        else:
+            for at in range(0, size, DEFAULT_FRAME):
+                piece = bytes(data[at : min(at + DEFAULT_FRAME, size)])
+                is_last = has_ended and at + DEFAULT_FRAME >= size
+                self.put(frame(DATA, END_STREAM if is_last else 0, number, piece))
         stream.out_window -= size
         self.out_window -= size
         self.earned(size, is_cut)

@@ -1,4 +1,3 @@
-cdef int UNKNOWN
 cdef Py_ssize_t OVERHEAD
 cdef dict PLACES, MARKS
 

@@ -23,6 +23,7 @@ __all__ = [
     "RESPONSE_NOTED",
     "SCHEME",
     "STATUS",
+    "UNKNOWN",
     "Field",
     "static_fields",
 ]

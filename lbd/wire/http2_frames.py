@@ -5,6 +5,8 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple
 
+from lbd.wire.frame_bytes import frame
+
 __all__ = [
     "ACK",
     "CANCEL",
@@ -78,7 +80,6 @@ NO_ERROR, PROTOCOL_ERROR, INTERNAL_ERROR, FLOW_CONTROL_ERROR = 0, 1, 2, 3
 STREAM_CLOSED, FRAME_SIZE_ERROR, REFUSED_STREAM, CANCEL, COMPRESSION_ERROR, ENHANCE_YOUR_CALM = 5, 6, 7, 8, 9, 11
 HTTP_1_1_REQUIRED = 13
 
-HEAD = struct.Struct(">HBBBI")  # 24 bits of length, type, flags, stream
 SETTING = struct.Struct(">HI")
 
 
@@ -120,11 +121,6 @@ def code_name(code: int) -> str:
 def code_label(code: int) -> str:
     """For metrics: who sends a code must not choose how many there are."""
     return CODES[code] if code < len(CODES) else "other"
-
-
-def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
-    size = len(payload)
-    return HEAD.pack(size >> 8, size & 0xFF, kind, flags, stream) + payload
 
 
 def settings_frame(values: dict[int, int]) -> bytes:

@@ -33,8 +33,6 @@ from lbd.wire.refusal import WireError
 from lbd.wire.strict import checked_authority, checked_length, listed
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from lbd.wire.http2_fields import Field
     from lbd.wire.http2_limits import Http2Limits
 
@@ -59,7 +57,7 @@ def malformed(message: str) -> WireError:
     return WireError("bad_request", 400, message)
 
 
-def request_head(fields: Sequence[Field], has_ended: bool, limits: Http2Limits) -> RequestHead:
+def request_head(fields: tuple[Field, ...], has_ended: bool, limits: Http2Limits) -> RequestHead:
     """WireError: bad_request is what must be a reset (8.1.1), anything else may be answered."""
     places: list[Field | None] = [None] * PLACES
     rest = parted(fields, places)
@@ -91,7 +89,7 @@ def request_head(fields: Sequence[Field], has_ended: bool, limits: Http2Limits) 
     return head
 
 
-def response_head(fields: Sequence[Field], has_ended: bool, limits: Http2Limits) -> ResponseHead:
+def response_head(fields: tuple[Field, ...], has_ended: bool, limits: Http2Limits) -> ResponseHead:
     """WireError: malformed, or too much of it."""
     places: list[Field | None] = [None] * PLACES
     rest = parted(fields, places)
@@ -122,10 +120,11 @@ def response_head(fields: Sequence[Field], has_ended: bool, limits: Http2Limits)
     return head
 
 
-def trailers_of(fields: Sequence[Field], limits: Http2Limits) -> Headers | None:
+def trailers_of(fields: tuple[Field, ...], limits: Http2Limits) -> Headers | None:
     """Without those that must not come last; None when none is left."""
-    if fields and fields[0].place:
-        raise malformed("a pseudo-header among the trailers")
+    for field in fields:
+        if field.place:
+            raise malformed("a pseudo-header among the trailers")
     check_fields(fields)
     if header_list_size(fields) > limits.head or len(fields) > limits.fields:
         raise malformed(f"the trailers are above {limits.head} bytes or {limits.fields} fields")
@@ -156,7 +155,7 @@ def request_lines(head: RequestHead) -> bytes:
     return headers.encode()
 
 
-def parted(fields: Sequence[Field], places: list[Field | None]) -> Sequence[Field]:
+def parted(fields: tuple[Field, ...], places: list[Field | None]) -> tuple[Field, ...]:
     """Puts pseudo-headers, which come first and once each (8.3), into their places; the others."""
     count = 0
     for field in fields:
@@ -203,7 +202,7 @@ def check_request(head: RequestHead, places: list[Field | None]) -> None:
     head.path, _, head.query = head.target.partition(b"?")
 
 
-def check_fields(fields: Sequence[Field]) -> None:
+def check_fields(fields: tuple[Field, ...]) -> None:
     """Names and values as 8.2.1 wants them, and nothing of 8.2.2."""
     fresh = [field for field in fields if not field.is_checked or field.place]
     if fresh:
@@ -218,15 +217,15 @@ def check_bytes(fields: list[Field]) -> None:
     values = b"\n".join([field.value for field in fields])
     between = len(fields) - 1
     if not NAMES.fullmatch(names + b"\n") or names.count(b"\n") != between:
-        bad = next((field.name for field in fields if not NAMES.fullmatch(field.name + b"\n")), names)
-        raise malformed(f"not the name of a field: {bad[:100]!r}")
+        bad = [field.name for field in fields if not NAMES.fullmatch(field.name + b"\n")]
+        raise malformed(f"not the name of a field: {(bad[0] if bad else names)[:100]!r}")
     if NOT_VALUES.search(b"\n%b\n" % values) or values.count(b"\n") != between:
         raise malformed("a value with control bytes, or with white space around it")
     for field in fields:
         field.is_checked = True
 
 
-def header_list_size(fields: Sequence[Field]) -> int:
+def header_list_size(fields: tuple[Field, ...]) -> int:
     """As SETTINGS_MAX_HEADER_LIST_SIZE counts (6.5.2)."""
     size = 0
     for field in fields:
@@ -234,7 +233,7 @@ def header_list_size(fields: Sequence[Field]) -> int:
     return size
 
 
-def sorted_out(fields: Sequence[Field], mark: int, noted: Noted) -> Headers:
+def sorted_out(fields: tuple[Field, ...], mark: int, noted: Noted) -> Headers:
     """The fields to hand on; those of this mark go to `noted`, and of these only claims, Expect and the joined cookie are handed on."""
     lines: list[bytes] = []
     for field in fields:

@@ -8,6 +8,7 @@ from hpack.exceptions import HPACKError, OversizedHeaderListError
 
 from lbd.wire import http2_control as control
 from lbd.wire.hpack_in import FieldDecoder
+from lbd.wire.http2_control import rst_stream, window_update
 from lbd.wire.http2_events import (
     BodyArrived,
     ConnectionBroken,
@@ -29,7 +30,7 @@ from lbd.wire.http2_frames import (
     FRAME_SIZE_ERROR,
     GOAWAY,
     HEADERS,
-    MOST,
+    PADDED,
     PING,
     PREFACE,
     PRIORITY,
@@ -54,7 +55,7 @@ from lbd.wire.http2_state import Http2State
 from lbd.wire.refusal import WireError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from lbd.wire.http2_events import Event
     from lbd.wire.http2_fields import Field
@@ -66,12 +67,22 @@ __all__ = ["Http2Receiver"]
 MOST_PIECES = 128  # frames of one header block
 ON_STREAM = frozenset((DATA, HEADERS, PRIORITY, RST_STREAM, PUSH_PROMISE, CONTINUATION))  # never on stream 0
 ON_CONNECTION = frozenset((SETTINGS, PING, GOAWAY))  # on no other
+CONTROLS: dict[int, Callable[[Http2State, int, int, bytes], None]] = {
+    PRIORITY: control.priority,
+    SETTINGS: control.settings,
+    PUSH_PROMISE: control.push_promise,
+    PING: control.ping,
+    GOAWAY: control.goaway,
+}
 
 
 class Http2Receiver(Http2State):
     """What changes a connection's state from outside."""
 
-    __slots__ = ("_block", "_block_flags", "_block_size", "_block_stream", "_buffer", "_decoder", "_has_settings", "_preface")
+    __slots__ = (
+        "_block", "_block_flags", "_block_size", "_block_stream", "_buffer", "_decoder", "_hardest", "_has_settings", "_most_streams",
+        "_preface",
+    )  # fmt: skip
 
     def __init__(self, *, is_downstream: bool, limits: Http2Limits) -> None:
         Http2State.__init__(self, is_downstream, limits)
@@ -82,7 +93,9 @@ class Http2Receiver(Http2State):
         self._block_size = 0
         self._block_stream = 0
         self._block_flags = 0
-        self._decoder = FieldDecoder(limits.hardest)
+        self._most_streams = limits.streams
+        self._hardest = limits.hardest
+        self._decoder = FieldDecoder(self._hardest)
 
     # Frames
 
@@ -116,14 +129,14 @@ class Http2Receiver(Http2State):
             self._preface = self._preface[len(come) :]
             at = len(come)
         while size - at >= 9:
-            length = int.from_bytes(data[at : at + 3], "big")
+            length = data[at] << 16 | data[at + 1] << 8 | data[at + 2]
             if length > DEFAULT_FRAME:
                 raise ConnectionFault(FRAME_SIZE_ERROR, f"a frame of {length} bytes, above {DEFAULT_FRAME}")
             end = at + 9 + length
             if end > size:
                 break
             kind, flags = data[at + 3], data[at + 4]
-            number = int.from_bytes(data[at + 5 : at + 9], "big") & MOST
+            number = (data[at + 5] & 0x7F) << 24 | data[at + 6] << 16 | data[at + 7] << 8 | data[at + 8]
             self._frame(kind, flags, number, data[at + 9 : end])
             at = end
         self._buffer = data[at:]
@@ -135,16 +148,28 @@ class Http2Receiver(Http2State):
             self._has_settings = True
         if self._block_stream and (kind != CONTINUATION or number != self._block_stream):
             raise ConnectionFault(PROTOCOL_ERROR, "another frame within a header block")  # 4.3
-        if (kind in ON_STREAM) if number == 0 else (kind in ON_CONNECTION):
+        if (number == 0 and kind in ON_STREAM) or (number != 0 and kind in ON_CONNECTION):
             raise ConnectionFault(PROTOCOL_ERROR, f"a frame of type {kind} on stream {number}")
-        handle = HANDLERS.get(kind)
-        if handle is None:
-            self.idle()  # 4.1: ignored
-            return
         try:
-            handle(self, number, flags, payload)
+            self._handle(kind, flags, number, payload)
         except StreamFault as fault:
             self._fail(number, fault)
+
+    def _handle(self, kind: int, flags: int, number: int, payload: bytes) -> None:
+        if kind == HEADERS:
+            self._headers(number, flags, payload)
+        elif kind == DATA:
+            self._data(number, flags, payload)
+        elif kind == WINDOW_UPDATE:
+            window_update(self, number, flags, payload)
+        elif kind == CONTINUATION:
+            self._continuation(number, flags, payload)
+        elif kind == RST_STREAM:
+            rst_stream(self, number, flags, payload)
+        elif kind in CONTROLS:
+            CONTROLS[kind](self, number, flags, payload)
+        else:
+            self.idle()  # 4.1: ignored
 
     def _fail(self, number: int, fault: StreamFault) -> None:
         """Resets a stream that broke a rule."""
@@ -160,7 +185,7 @@ class Http2Receiver(Http2State):
     # Heads
 
     def _headers(self, number: int, flags: int, payload: bytes) -> None:
-        content = without_padding(payload, flags).data
+        content = without_padding(payload, flags).data if flags & PADDED else payload
         if flags & PRIORITY_FLAG:
             if len(content) < 5:
                 raise ConnectionFault(FRAME_SIZE_ERROR, "HEADERS too short for its priority")
@@ -179,10 +204,11 @@ class Http2Receiver(Http2State):
     def _add_to_block(self, content: bytes, flags: int) -> None:
         self._block.append(content)
         self._block_size += len(content)
-        if len(self._block) > MOST_PIECES or self._block_size > self.limits.hardest:  # CVE-2024-27316 and its family
+        if len(self._block) > MOST_PIECES or self._block_size > self._hardest:  # CVE-2024-27316 and its family
             raise Flood("head", "a header block in too many pieces")
         if flags & END_HEADERS:
-            number, block = self._block_stream, b"".join(self._block)
+            number = self._block_stream
+            block = self._block[0] if len(self._block) == 1 else b"".join(self._block)
             self._block_stream = 0
             self._block = []
             try:
@@ -194,7 +220,7 @@ class Http2Receiver(Http2State):
                 raise ConnectionFault(COMPRESSION_ERROR, message) from None
             self._take_fields(number, fields, bool(self._block_flags & END_STREAM))
 
-    def _take_fields(self, number: int, fields: Sequence[Field], has_ended: bool) -> None:
+    def _take_fields(self, number: int, fields: tuple[Field, ...], has_ended: bool) -> None:
         stream = self.streams.get(number)
         if stream is None:
             if self.is_idle(number):
@@ -215,13 +241,13 @@ class Http2Receiver(Http2State):
         else:
             self._take_response(stream, fields, has_ended)
 
-    def _take_request(self, number: int, fields: Sequence[Field], has_ended: bool) -> None:
+    def _take_request(self, number: int, fields: tuple[Field, ...], has_ended: bool) -> None:
         self.highest = number
         if number > self.last_taken:
             self.resets.add(number)  # it will see our GOAWAY
             self.idle()
             return
-        if self.count >= self.limits.streams:
+        if self.count >= self._most_streams:
             self.put(reset_frame(number, REFUSED_STREAM))
             self.resets.add(number)
             if self.is_acknowledged:  # it knows
@@ -255,7 +281,7 @@ class Http2Receiver(Http2State):
         if not can_answer:
             self.count_reset()
 
-    def _take_response(self, stream: Http2Stream, fields: Sequence[Field], has_ended: bool) -> None:
+    def _take_response(self, stream: Http2Stream, fields: tuple[Field, ...], has_ended: bool) -> None:
         try:
             head = response_head(fields, has_ended, self.limits)
         except WireError as error:
@@ -275,7 +301,7 @@ class Http2Receiver(Http2State):
         if has_ended:
             self._remote_ended(stream)
 
-    def _take_trailers(self, stream: Http2Stream, fields: Sequence[Field], has_ended: bool) -> None:
+    def _take_trailers(self, stream: Http2Stream, fields: tuple[Field, ...], has_ended: bool) -> None:
         if not has_ended:
             raise StreamFault(PROTOCOL_ERROR, "trailers that do not end the stream")  # 8.1
         try:
@@ -289,8 +315,9 @@ class Http2Receiver(Http2State):
     # Bodies
 
     def _data(self, number: int, flags: int, payload: bytes) -> None:
-        content, padding = without_padding(payload, flags)
-        size = len(payload)
+        content, padding, size = payload, 0, len(payload)
+        if flags & PADDED:
+            content, padding = without_padding(payload, flags)
         if self.is_idle(number):
             raise ConnectionFault(PROTOCOL_ERROR, f"DATA on stream {number}, which is idle")
         self.in_window -= size
@@ -339,17 +366,3 @@ class Http2Receiver(Http2State):
         stream.remote_open = False
         if not stream.local_open:
             self.drop(stream, False)
-
-
-HANDLERS: dict[int, Callable[[Http2Receiver, int, int, bytes], None]] = {
-    DATA: Http2Receiver._data,
-    HEADERS: Http2Receiver._headers,
-    CONTINUATION: Http2Receiver._continuation,
-    PRIORITY: control.priority,
-    RST_STREAM: control.rst_stream,
-    SETTINGS: control.settings,
-    PUSH_PROMISE: control.push_promise,
-    PING: control.ping,
-    GOAWAY: control.goaway,
-    WINDOW_UPDATE: control.window_update,
-}

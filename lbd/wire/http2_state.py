@@ -35,9 +35,9 @@ class Http2State:
     """See Http2Codec for what of this is public."""
 
     __slots__ = (
-        "count", "ended", "events", "extended_connect", "highest", "idle_allowance", "in_window", "initial_out", "is_acknowledged",
-        "is_broken", "is_downstream", "last_taken", "limits", "max_streams", "must_empty_table", "next_stream", "now", "out",
-        "out_window", "pending", "reset_allowance", "resets", "returned", "streams", "went_away", "window",
+        "_half_connection", "_half_window", "count", "ended", "events", "extended_connect", "highest", "idle_allowance", "in_window",
+        "initial_out", "is_acknowledged", "is_broken", "is_downstream", "last_taken", "limits", "max_streams", "must_empty_table",
+        "next_stream", "now", "out", "out_window", "pending", "reset_allowance", "resets", "returned", "streams", "went_away", "window",
     )  # fmt: skip
 
     def __init__(self, is_downstream: bool, limits: Http2Limits) -> None:
@@ -67,6 +67,8 @@ class Http2State:
         self.idle_allowance = Allowance(limits.idle_frames, IDLE_IN)
         self.now = 0.0
         self.events: list[Event] = []
+        self._half_window = limits.window // 2
+        self._half_connection = min(limits.connection_window, 1 << 20) // 2
         self._greet()
 
     def _greet(self) -> None:
@@ -131,7 +133,7 @@ class Http2State:
         """So many bytes of this stream's window may be sent again."""
         if stream.remote_open:
             stream.taken += size
-            if stream.taken >= self.limits.window // 2:
+            if stream.taken >= self._half_window:
                 self.put(window_frame(stream.number, stream.taken))
                 stream.in_window += stream.taken
                 stream.taken = 0
@@ -142,7 +144,7 @@ class Http2State:
         Streams whose bytes nobody takes may hold nearly all of the window; the others live on the rest.
         """
         self.returned += size
-        if self.returned >= min(self.limits.connection_window, 1 << 20) // 2 or self.returned > max(0, self.in_window):
+        if self.returned >= self._half_connection or (self.returned > 0 and self.returned > self.in_window):
             self.put(window_frame(0, self.returned))
             self.in_window += self.returned
             self.returned = 0

@@ -24,7 +24,7 @@ CONNECT: Fields = [
 
 
 def head_of(fields: Fields, limits: Http2Limits = LIMITS) -> RequestHead:
-    return request_head([Field(name, value) for name, value in fields], False, limits)
+    return request_head(tuple(Field(name, value) for name, value in fields), False, limits)
 
 
 def test_the_answer_to_a_key() -> None:

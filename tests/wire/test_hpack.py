@@ -17,7 +17,7 @@ from lbd.wire.hpack_out import LineEncoder, encoded_fields, encoded_integer, enc
 from lbd.wire.huffman import decode_huffman
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable
 
     from lbd.wire.http2_fields import Field
 
@@ -121,7 +121,7 @@ def verdict(decode: Callable[[bytes], Iterable[tuple[bytes, bytes]]], block: byt
         return error
 
 
-def pairs_of(fields: Sequence[Field]) -> list[tuple[bytes, bytes]]:
+def pairs_of(fields: tuple[Field, ...]) -> list[tuple[bytes, bytes]]:
     return [(field.name, field.value) for field in fields]
 
 
