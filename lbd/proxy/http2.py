@@ -21,7 +21,7 @@ from lbd.errors import ProxyError, Side
 from lbd.proxy.answers import error_answer
 from lbd.proxy.exchange import Exchange
 from lbd.proxy.http2_downstream import Http2Downstream
-from lbd.proxy.http2_outbox import MOST, Outbox
+from lbd.proxy.http2_outbox import Outbox
 from lbd.proxy.listener import http2_limits
 from lbd.proxy.reasons import failure
 from lbd.wire.http2 import Http2Codec
@@ -41,21 +41,18 @@ from lbd.wire.http2_heads import HTTP2
 from lbd.wire.message import RequestHead
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Any
-
     from lbd.core.fiber import Fiber
     from lbd.core.reactor import Reactor
     from lbd.core.stream import Stream
     from lbd.proxy.connection import Connection
     from lbd.proxy.listening import Listener
+    from lbd.wire.http2_events import Event
 
 __all__ = ["Http2Connection"]
 
 log = logging.getLogger("lbd.proxy")
 
 READ = 32 * 1024
-BACKLOG = 2 * MOST  # bytes that wait for the socket, beyond which nothing is read: answers to what comes would pile up
 STEPS = 16  # reads before other fibers get a turn, unless it is time before: a read may be 2,000 frames
 GRACE = 1.0  # seconds in which requests that are under way may come, after the first GOAWAY
 GOODBYE = b"goodbye."  # the ping that comes back when they have
@@ -146,7 +143,7 @@ class Http2Connection:
         return (self._has_eof or self._stage is Stage.CLOSING) and not self.outbox.backlog()
 
     def _reads(self) -> bool:
-        return self.stream.may_read and not self._has_eof and self.outbox.backlog() < BACKLOG
+        return self.stream.may_read and not self._has_eof and not self.outbox.is_over()
 
     def _read(self) -> bool:
         """Takes what is there, once; whether there may be more."""
@@ -165,7 +162,7 @@ class Http2Connection:
         """For bytes, for room to send, for an exchange that has put something into the codec, for a deadline."""
         self._arm()
         stream = self.stream
-        if not self._has_eof and self.outbox.backlog() < BACKLOG:
+        if not self._has_eof and not self.outbox.is_over():
             stream.reader = self.fiber
         if self.outbox.is_stuck():
             stream.writer = self.fiber
@@ -191,7 +188,11 @@ class Http2Connection:
         else:
             self.listener.idle[self.fiber] = True
             idle_at = self._idle_at
-        deadline, kind = min((idle_at, IDLE), (self._age_at, AGE), (self._last_at, LAST))
+        deadline, kind = idle_at, IDLE
+        if self._age_at < deadline:
+            deadline, kind = self._age_at, AGE
+        if self._last_at < deadline:
+            deadline, kind = self._last_at, LAST
         self.fiber.arm_at(deadline, kind)
 
     def _expired(self, kind: int) -> None:
@@ -263,9 +264,27 @@ class Http2Connection:
 
     def _take(self, data: bytes) -> None:
         for event in self.codec.receive(data, self.reactor.now):
-            handle = HANDLERS.get(type(event))
-            if handle is not None:
-                handle(self, event)
+            self._obey(event)
+
+    def _obey(self, event: Event) -> None:
+        if isinstance(event, RequestArrived):
+            self._request_arrived(event)
+        elif isinstance(event, BodyArrived):
+            self._body_arrived(event)
+        elif isinstance(event, WindowOpened):
+            self._window_opened(event)
+        elif isinstance(event, TrailersArrived):
+            self._trailers_arrived(event)
+        elif isinstance(event, StreamReset):
+            self._stream_reset(event)
+        elif isinstance(event, SettingsChanged):
+            self._settings_changed()
+        elif isinstance(event, PingAnswered):
+            self._ping_answered(event)
+        elif isinstance(event, RequestRefused):
+            self._request_refused(event)
+        elif isinstance(event, ConnectionBroken):
+            self._broken(event)
 
     def _request_arrived(self, event: RequestArrived) -> None:
         listener = self.listener
@@ -346,7 +365,7 @@ class Http2Connection:
         if downstream is not None:
             self.outbox.window_opened(downstream)
 
-    def _settings_changed(self, event: SettingsChanged) -> None:
+    def _settings_changed(self) -> None:
         """Windows of all streams may have opened."""
         for downstream in self.downstreams.values():
             self.outbox.window_opened(downstream)
@@ -381,16 +400,3 @@ class Http2Connection:
         """It has something to send."""
         self.outbox.offer(downstream)
         self.touched()
-
-
-HANDLERS: dict[type, Callable[[Http2Connection, Any], None]] = {
-    RequestArrived: Http2Connection._request_arrived,
-    RequestRefused: Http2Connection._request_refused,
-    BodyArrived: Http2Connection._body_arrived,
-    TrailersArrived: Http2Connection._trailers_arrived,
-    StreamReset: Http2Connection._stream_reset,
-    WindowOpened: Http2Connection._window_opened,
-    SettingsChanged: Http2Connection._settings_changed,
-    PingAnswered: Http2Connection._ping_answered,
-    ConnectionBroken: Http2Connection._broken,
-}

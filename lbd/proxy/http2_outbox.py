@@ -15,9 +15,10 @@ if TYPE_CHECKING:
     from lbd.proxy.http2_downstream import Http2Downstream
     from lbd.wire.http2 import Http2Codec
 
-__all__ = ["MOST", "Outbox"]
+__all__ = ["Outbox"]
 
 MOST = 128 * 1024  # bytes in frames that wait for the socket; beyond it nobody adds bodies
+BACKLOG = 2 * MOST  # beyond it nothing is read from the other side: answers to what comes would pile up
 QUANTUM = 16 * 1024  # bytes of a stream's turn
 
 
@@ -29,12 +30,16 @@ class Outbox:
     def __init__(self, codec: Http2Codec, stream: Stream) -> None:
         self._codec = codec
         self._stream = stream
-        self._unsent = memoryview(b"")
+        self._unsent: bytes | memoryview = b""
         self.waiting: dict[int, Http2Downstream] = {}  # whose unsent bytes have room in their window; first come, first served
 
     def backlog(self) -> int:
         """Bytes in frames that the socket has not taken."""
         return self._codec.pending + len(self._unsent)
+
+    def is_over(self) -> bool:
+        """There is so much of it that nothing more may come in."""
+        return self.backlog() >= BACKLOG
 
     def is_stuck(self) -> bool:
         """The socket takes no more for now."""
@@ -61,19 +66,22 @@ class Outbox:
     def drop(self) -> None:
         """The other side does not take it."""
         self._codec.take()
-        self._unsent = memoryview(b"")
+        self._unsent = b""
 
     def flush(self) -> None:
         """As much as the socket takes. OSError: it is gone."""
         while True:
-            self._serve()
+            if self.waiting:
+                self._serve()
             if not self._unsent:
                 if not self._codec.pending:
                     return
-                self._unsent = memoryview(self._codec.take())
-            self._unsent = self._unsent[self._stream.send(self._unsent) :]
-            if self._unsent:
+                self._unsent = self._codec.take()
+            sent = self._stream.send(self._unsent)
+            if sent < len(self._unsent):
+                self._unsent = memoryview(self._unsent)[sent:]
                 return
+            self._unsent = b""
 
     def _serve(self) -> None:
         """Round after round, as far as the room and the connection's window go."""

@@ -39,8 +39,8 @@ class Http2Upstream(Upstream):
     """One request, and its response. `requests` is the how manieth of the connection it is."""
 
     __slots__ = (
-        "_chunks", "_error", "_has_ended", "_heads", "_is_reused", "_is_whole", "_last", "_offer", "_protocol", "_trailers", "began_at",
-        "connection", "number", "was_refused",
+        "_chunks", "_error", "_has_ended", "_heads", "_is_last", "_is_reused", "_is_whole", "_last_trailers", "_offer", "_protocol",
+        "_trailers", "began_at", "connection", "number", "was_refused",
     )  # fmt: skip
 
     def __init__(self, connection: Http2UpstreamConnection, is_reused: bool) -> None:
@@ -56,7 +56,8 @@ class Http2Upstream(Upstream):
         self._has_ended = False  # nothing more will come
         self._trailers: Headers | None = None  # that came
         self._error: ProxyError | None = None  # what has ended it
-        self._last: tuple[bool, Headers | None] = False, None  # whether `unsent` is the end, and what follows it
+        self._is_last = False  # `unsent` is the end of the body
+        self._last_trailers: Headers | None = None  # that follow it
         self._is_whole = False  # the body came with the head
         self.was_refused = False
         self._offer: RequestHead | None = None  # to switch to that protocol
@@ -84,23 +85,25 @@ class Http2Upstream(Upstream):
         connection.call()
 
     def send_body(self, body: bytes, has_ended: bool, trailers: Headers | None) -> None:
-        self._last = has_ended, trailers
+        self._is_last = has_ended
+        self._last_trailers = trailers
         self.unsent = body
         self.send_more()
 
     def send_more(self) -> None:
-        connection, (has_ended, trailers) = self.connection, self._last
-        codec = connection.codec
+        connection = self.connection
+        codec, has_ended, trailers = connection.codec, self._is_last, self._last_trailers
         before = codec.pending
-        data = memoryview(self.unsent)
+        data = self.unsent
         try:
             if self._error is not None:
                 raise StreamGone
             if data:
                 size = connection.share(self, len(data))
                 is_last = has_ended and trailers is None and size == len(data)
-                sent = codec.send_body(self.number, data[:size], is_last) if size else 0
-                self.unsent = data[sent:] or b""
+                piece = data if size == len(data) else memoryview(data)[:size]
+                sent = codec.send_body(self.number, piece, is_last) if size else 0
+                self.unsent = memoryview(data)[sent:] if sent < len(data) else b""
             if has_ended and not self.unsent and (trailers is not None or not data):
                 codec.send_trailers(self.number, trailers)
         except StreamGone:
@@ -191,7 +194,7 @@ class Http2Upstream(Upstream):
             gather(self._chunks, data)
         self.ended(None, has_ended)
 
-    def ended(self, trailers: Headers | None, has_ended: bool = True) -> None:
+    def ended(self, trailers: Headers | None, has_ended: bool) -> None:
         self._trailers = trailers
         self._has_ended = has_ended
         self.connection.reactor.announce(self.stream, EPOLLIN)

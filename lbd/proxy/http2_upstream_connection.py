@@ -91,7 +91,7 @@ class Http2UpstreamConnection:
         self.streams = 0  # of exchanges, begun or about to
         self.upstreams: dict[int, Http2Upstream] = {}  # by their number, begun
         self.blocked: dict[Http2Upstream, None] = {}  # who waits for room, longest first
-        self._unsent = memoryview(b"")
+        self._unsent: bytes | memoryview = b""
         self._is_called = False
         self._is_retired = False
         self.has_served = False  # at least one request has been looked at
@@ -236,10 +236,13 @@ class Http2UpstreamConnection:
 
     def _write(self) -> None:
         while self._unsent or self.codec.pending:
-            data = self._unsent or memoryview(self.codec.take())
-            self._unsent = data[self.stream.send(data) :]
-            if self._unsent:
+            if not self._unsent:
+                self._unsent = self.codec.take()
+            sent = self.stream.send(self._unsent)
+            if sent < len(self._unsent):
+                self._unsent = memoryview(self._unsent)[sent:]
                 break
+            self._unsent = b""
         if self.blocked:
             self._unblock()
 
@@ -259,31 +262,31 @@ class Http2UpstreamConnection:
         return True
 
     def _obey(self, event: Event) -> None:
-        match event:
-            case ResponseArrived(number, head, has_ended):
-                self.has_served = True
-                if upstream := self.upstreams.get(number):
-                    upstream.headed(head, has_ended)
-            case BodyArrived(number, data, has_ended):
-                if upstream := self.upstreams.get(number):
-                    upstream.came(data, has_ended)
-            case TrailersArrived(number, trailers):
-                if upstream := self.upstreams.get(number):
-                    upstream.ended(trailers)
-            case WindowOpened(number):
-                self._unblock(number)
-            case StreamReset(number, code, message, is_ours):
-                self._was_reset(number, code, message, is_ours)
-            case WentAway(last, code, message):
-                self._went_away(last, code, message)
-            case PingAnswered():
-                self._ping_at = NEVER
-                self.pool.settled(self, self.reactor.now)
-            case SettingsChanged():
-                self._ready.set()
-                self.pool.settled(self, self.reactor.now)
-            case ConnectionBroken(_, message, flood):
-                self._fault, self._is_flood = message, bool(flood)
+        if isinstance(event, ResponseArrived):
+            self.has_served = True
+            if upstream := self.upstreams.get(event.stream):
+                upstream.headed(event.head, event.has_ended)
+        elif isinstance(event, BodyArrived):
+            if upstream := self.upstreams.get(event.stream):
+                upstream.came(event.data, event.has_ended)
+        elif isinstance(event, TrailersArrived):
+            if upstream := self.upstreams.get(event.stream):
+                upstream.ended(event.trailers, True)
+        elif isinstance(event, WindowOpened):
+            if self.blocked:
+                self._unblock(event.stream)
+        elif isinstance(event, StreamReset):
+            self._was_reset(event)
+        elif isinstance(event, WentAway):
+            self._went_away(event.last, event.code, event.message)
+        elif isinstance(event, PingAnswered):
+            self._ping_at = NEVER
+            self.pool.settled(self, self.reactor.now)
+        elif isinstance(event, SettingsChanged):
+            self._ready.set()
+            self.pool.settled(self, self.reactor.now)
+        elif isinstance(event, ConnectionBroken):
+            self._fault, self._is_flood = event.message, bool(event.flood)
 
     def _unblock(self, number: int = 0) -> None:
         """Wakes those who can go on, as far as there is room; one that waits for a window of its own when that opens."""
@@ -296,7 +299,8 @@ class Http2UpstreamConnection:
                 room -= min(len(upstream.unsent), SHARE)
                 self.reactor.announce(upstream.stream, EPOLLOUT)
 
-    def _was_reset(self, number: int, code: int, message: str, is_ours: bool) -> None:
+    def _was_reset(self, event: StreamReset) -> None:
+        number, code, message, is_ours = event
         upstream = self.upstreams.get(number)
         if upstream is None:
             return
