@@ -68,11 +68,11 @@ async def ask(stream: trio.abc.Stream, head: RequestHead, body: bytes, most: int
 def heard_with(heard: Heard, event: Event) -> Heard:
     """What has been heard, with what an event adds. Unanswered: no more will come."""
     match event:
-        case ResponseArrived(_, head, has_ended) if head.status >= 200:
+        case ResponseArrived(head=head, has_ended=has_ended) if head.status >= 200:
             return heard._replace(status=head.status, headers=head.headers, is_whole=has_ended)
-        case BodyArrived(_, data, has_ended):
+        case BodyArrived(data=data, has_ended=has_ended):
             return heard._replace(body=heard.body + data, is_whole=has_ended)
-        case TrailersArrived(_, trailers):
+        case TrailersArrived(trailers=trailers):
             return heard._replace(trailers=trailers or Headers(), is_whole=True)
         case StreamReset(_, _, message, True):
             raise Unanswered("protocol", f"its answer is not HTTP: {message}")

@@ -121,7 +121,8 @@ def grpc_fields(answer: Answer, shows_reason: bool) -> tuple[GrpcStatus, Headers
         status = BY_HTTP_STATUS.get(answer.status, GrpcStatus.UNKNOWN)
         message = answer.body[:MOST_MESSAGE].strip() or reason_phrase(answer.status).encode()
     fields = Headers(b"content-type: application/grpc\r\n" + told(status, message))
-    for name, value in Headers(answer.fields).items():
+    pairs = Headers(answer.fields).items()
+    for name, value in pairs:
         if name.lower() != b"content-type":
             fields.add(name, value)
     if error is not None and error.retry_after > 0:  # clients that try again by themselves look for this (gRFC A6)

@@ -11,6 +11,7 @@ from lbd.proxy.http2_downstream cimport Http2Downstream
 from lbd.proxy.http2_outbox cimport Outbox
 from lbd.proxy.listening cimport Listener
 from lbd.wire.http2 cimport Http2Codec
+from lbd.wire.http2_events cimport BodyArrived, RequestArrived, TrailersArrived
 from lbd.wire.message cimport RequestHead
 
 cdef Py_ssize_t READ
@@ -49,18 +50,16 @@ cdef class Http2Connection:
     cdef _take(self, bytes data)
     cdef _obey(self, event)
     @cython.locals(number=int64_t, request=RequestHead, has_ended=bint, downstream=Http2Downstream)
-    cdef _request_arrived(self, event)
+    cdef _request_arrived(self, RequestArrived event)
     @cython.locals(number=int64_t)
     cdef _ended(self, Http2Downstream downstream)
     cdef _request_refused(self, event)
     @cython.locals(downstream=Http2Downstream)
-    cdef _body_arrived(self, event)
+    cdef _body_arrived(self, BodyArrived event)
     @cython.locals(downstream=Http2Downstream)
-    cdef _trailers_arrived(self, event)
+    cdef _trailers_arrived(self, TrailersArrived event)
     @cython.locals(downstream=Http2Downstream)
     cdef _stream_reset(self, event)
-    @cython.locals(downstream=Http2Downstream)
-    cdef _window_opened(self, event)
     @cython.locals(downstream=Http2Downstream)
     cdef _settings_changed(self)
     cdef _ping_answered(self, event)

@@ -272,7 +272,8 @@ class Http2Connection:
         elif isinstance(event, BodyArrived):
             self._body_arrived(event)
         elif isinstance(event, WindowOpened):
-            self._window_opened(event)
+            if event.stream in self.downstreams:  # the connection's own is looked at with each flush
+                self.outbox.window_opened(self.downstreams[event.stream])
         elif isinstance(event, TrailersArrived):
             self._trailers_arrived(event)
         elif isinstance(event, StreamReset):
@@ -292,7 +293,7 @@ class Http2Connection:
             self._policy_forwarding = listener.forwarding
             self.forwarding = listener.forwarding.for_connection(self.stream.peer, self._scheme, self._port, HTTP2, self._identity)
         self._requests += 1
-        number, request, has_ended = event
+        number, request, has_ended = event.stream, event.head, event.has_ended
         request.scheme = self._scheme  # as it is, not as the client says
         listener.streams_changed(1)
         downstream = self.downstreams[number] = Http2Downstream(self, number, has_ended)
@@ -358,12 +359,6 @@ class Http2Connection:
         downstream = self.downstreams.get(event.stream)
         if downstream is not None:
             downstream.went_away()
-
-    def _window_opened(self, event: WindowOpened) -> None:
-        """Of a stream; the connection's own is looked at with each flush."""
-        downstream = self.downstreams.get(event.stream)
-        if downstream is not None:
-            self.outbox.window_opened(downstream)
 
     def _settings_changed(self) -> None:
         """Windows of all streams may have opened."""

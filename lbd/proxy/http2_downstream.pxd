@@ -4,6 +4,8 @@ from libc.stdint cimport int64_t, uint32_t
 from lbd.core.reactor cimport Pollable, Reactor
 from lbd.proxy.downstream cimport Downstream
 from lbd.proxy.http2 cimport Http2Connection
+from lbd.proxy.grpc cimport is_grpc, maybe_timeout, status_among
+from lbd.proxy.pieces cimport gather
 from lbd.wire.http2 cimport Http2Codec
 from lbd.wire.http2_streams cimport Http2Stream
 from lbd.wire.message cimport Headers, RequestHead, ResponseHead

@@ -3,6 +3,7 @@ from libc.stdint cimport int64_t, uint32_t
 
 from lbd.core.reactor cimport Pollable, Reactor
 from lbd.proxy.http2_upstream_connection cimport Http2UpstreamConnection
+from lbd.proxy.pieces cimport gather
 from lbd.proxy.upstream cimport Upstream
 from lbd.wire.http2 cimport Http2Codec
 from lbd.wire.message cimport Headers, RequestHead, ResponseHead
@@ -38,6 +39,7 @@ cdef class Http2Upstream(Upstream):
     cpdef bytes begin_body(self, int framing, int64_t length)
     @cython.locals(data=bytes)
     cpdef bytes maybe_body(self, Py_ssize_t limit)
+    cdef _note_end(self)
     cpdef bytes switch(self)
     cpdef send_eof(self)
     cdef _wait(self)

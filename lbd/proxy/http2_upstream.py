@@ -131,8 +131,7 @@ class Http2Upstream(Upstream):
 
     def begin_body(self, framing: int, length: int) -> bytes:
         data = self._taken(FIRST)
-        # What came behind the body needs a call of its own.
-        self.body_ended = self._has_ended and not self._chunks and self._trailers is None
+        self._note_end()
         return data
 
     def maybe_body(self, limit: int) -> bytes | None:
@@ -140,10 +139,13 @@ class Http2Upstream(Upstream):
             self._wait()
             return None
         data = self._taken(limit)
+        self._note_end()
+        return data
+
+    def _note_end(self) -> None:
         if self._has_ended and not self._chunks:
             self.body_ended = True
             self.trailers = self._trailers
-        return data
 
     def switch(self) -> bytes:
         return self.begin_body(UNTIL_CLOSE, -1)

@@ -6,6 +6,7 @@ from lbd.core.reactor cimport Pollable, Reactor
 from lbd.core.stream cimport Stream
 from lbd.proxy.http2_upstream cimport Http2Upstream
 from lbd.wire.http2 cimport Http2Codec
+from lbd.wire.http2_events cimport BodyArrived, ResponseArrived, TrailersArrived
 
 cdef uint32_t EPOLLOUT
 cdef Py_ssize_t READ
@@ -44,8 +45,13 @@ cdef class Http2UpstreamConnection:
     cdef int64_t _backlog(self) except? -1
     @cython.locals(data=bytes)
     cdef bint _read(self) except? True
-    @cython.locals(upstream=Http2Upstream)
     cdef _obey(self, event)
+    @cython.locals(upstream=Http2Upstream)
+    cdef _response_arrived(self, ResponseArrived event)
+    @cython.locals(upstream=Http2Upstream)
+    cdef _body_arrived(self, BodyArrived event)
+    @cython.locals(upstream=Http2Upstream)
+    cdef _trailers_arrived(self, TrailersArrived event)
     @cython.locals(room=int64_t, upstream=Http2Upstream)
     cdef _unblock(self, int64_t number=*)
     @cython.locals(upstream=Http2Upstream)

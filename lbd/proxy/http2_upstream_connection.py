@@ -263,15 +263,11 @@ class Http2UpstreamConnection:
 
     def _obey(self, event: Event) -> None:
         if isinstance(event, ResponseArrived):
-            self.has_served = True
-            if upstream := self.upstreams.get(event.stream):
-                upstream.headed(event.head, event.has_ended)
+            self._response_arrived(event)
         elif isinstance(event, BodyArrived):
-            if upstream := self.upstreams.get(event.stream):
-                upstream.came(event.data, event.has_ended)
+            self._body_arrived(event)
         elif isinstance(event, TrailersArrived):
-            if upstream := self.upstreams.get(event.stream):
-                upstream.ended(event.trailers, True)
+            self._trailers_arrived(event)
         elif isinstance(event, WindowOpened):
             if self.blocked:
                 self._unblock(event.stream)
@@ -287,6 +283,22 @@ class Http2UpstreamConnection:
             self.pool.settled(self, self.reactor.now)
         elif isinstance(event, ConnectionBroken):
             self._fault, self._is_flood = event.message, bool(event.flood)
+
+    def _response_arrived(self, event: ResponseArrived) -> None:
+        self.has_served = True
+        upstream = self.upstreams.get(event.stream)
+        if upstream is not None:
+            upstream.headed(event.head, event.has_ended)
+
+    def _body_arrived(self, event: BodyArrived) -> None:
+        upstream = self.upstreams.get(event.stream)
+        if upstream is not None:
+            upstream.came(event.data, event.has_ended)
+
+    def _trailers_arrived(self, event: TrailersArrived) -> None:
+        upstream = self.upstreams.get(event.stream)
+        if upstream is not None:
+            upstream.ended(event.trailers, True)
 
     def _unblock(self, number: int = 0) -> None:
         """Wakes those who can go on, as far as there is room; one that waits for a window of its own when that opens."""

@@ -1,4 +1,7 @@
-"""What a Http2Codec tells of what has come. `stream` is a stream's number."""
+"""What a Http2Codec tells of what has come. `stream` is a stream's number.
+
+Those that every request brings are classes of their own, which compile; the others are tuples.
+"""
 
 from __future__ import annotations
 
@@ -24,10 +27,57 @@ __all__ = [
 ]
 
 
-class RequestArrived(NamedTuple):
-    stream: int
-    head: RequestHead
-    has_ended: bool
+class RequestArrived:
+    __slots__ = ("has_ended", "head", "stream")
+
+    def __init__(self, stream: int, head: RequestHead, has_ended: bool) -> None:
+        self.stream = stream
+        self.head = head
+        self.has_ended = has_ended
+
+    def __repr__(self) -> str:
+        return f"RequestArrived({self.stream}, {self.head!r}, {self.has_ended})"
+
+
+class ResponseArrived:
+    """Informational ones too: head.status below 200, and more to come."""
+
+    __slots__ = ("has_ended", "head", "stream")
+
+    def __init__(self, stream: int, head: ResponseHead, has_ended: bool) -> None:
+        self.stream = stream
+        self.head = head
+        self.has_ended = has_ended
+
+    def __repr__(self) -> str:
+        return f"ResponseArrived({self.stream}, {self.head!r}, {self.has_ended})"
+
+
+class BodyArrived:
+    """To be acknowledged, len(data) bytes, when somebody has taken it. It may be b"" at the end."""
+
+    __slots__ = ("data", "has_ended", "stream")
+
+    def __init__(self, stream: int, data: bytes, has_ended: bool) -> None:
+        self.stream = stream
+        self.data = data
+        self.has_ended = has_ended
+
+    def __repr__(self) -> str:
+        return f"BodyArrived({self.stream}, {self.data!r}, {self.has_ended})"
+
+
+class TrailersArrived:
+    """The end of a body. None: no field was left of those that may come last."""
+
+    __slots__ = ("stream", "trailers")
+
+    def __init__(self, stream: int, trailers: Headers | None) -> None:
+        self.stream = stream
+        self.trailers = trailers
+
+    def __repr__(self) -> str:
+        return f"TrailersArrived({self.stream}, {self.trailers!r})"
 
 
 class RequestRefused(NamedTuple):
@@ -36,29 +86,6 @@ class RequestRefused(NamedTuple):
     stream: int
     error: WireError
     can_answer: bool
-
-
-class ResponseArrived(NamedTuple):
-    """Informational ones too: head.status below 200, and more to come."""
-
-    stream: int
-    head: ResponseHead
-    has_ended: bool
-
-
-class BodyArrived(NamedTuple):
-    """To be acknowledged, len(data) bytes, when somebody has taken it. It may be b"" at the end."""
-
-    stream: int
-    data: bytes
-    has_ended: bool
-
-
-class TrailersArrived(NamedTuple):
-    """The end of a body. None: no field was left of those that may come last."""
-
-    stream: int
-    trailers: Headers | None
 
 
 class StreamReset(NamedTuple):

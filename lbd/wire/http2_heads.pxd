@@ -3,7 +3,7 @@ cimport cython
 from lbd.wire.http2_fields cimport Field
 from lbd.wire.message cimport Headers, RequestHead, ResponseHead
 
-cdef int METHOD, SCHEME, PATH, AUTHORITY, PROTOCOL, STATUS, UNKNOWN, PLACES
+cdef int METHOD, SCHEME, PATH, AUTHORITY, PROTOCOL, STATUS, UNKNOWN, PLACES, LONGEST_LENGTH
 cdef int REQUEST_NOTED, RESPONSE_NOTED, HANDED_ON, NOT_TRAILER, FORBIDDEN
 cdef dict PHRASES, DEFAULT_PORTS
 
@@ -32,3 +32,5 @@ cdef Py_ssize_t header_list_size(tuple fields) except -1
 cdef Headers sorted_out(tuple fields, int mark, dict noted)
 cdef set_authority(RequestHead head, Field named, list hosts)
 cdef set_length(RequestHead head, dict noted, bint has_ended)
+@cython.locals(lengths=list)
+cdef long long announced(dict noted) except? -1

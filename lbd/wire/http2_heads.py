@@ -40,6 +40,7 @@ __all__ = ["HTTP2", "request_fields", "request_head", "request_lines", "response
 
 CONNECT = b"CONNECT"
 PLACES = UNKNOWN + 1
+LONGEST_LENGTH = 16  # digits of a Content-Length that need no closer look
 HTTP2 = 2  # a head's `minor`, when it came by HTTP/2
 
 NAMES = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9a-z-]++\n)*+")
@@ -112,9 +113,8 @@ def response_head(fields: tuple[Field, ...], has_ended: bool, limits: Http2Limit
         raise malformed("an informational response that ends the stream")
     head.reason = PHRASES.get(head.status, b"")
     head.minor = HTTP2
-    lengths = noted.get(b"content-length")
-    head.content_length = -1 if lengths is None else checked_length(lengths)
-    head.chunked = lengths is None
+    head.content_length = announced(noted)
+    head.chunked = head.content_length < 0
     head.keep_alive = True
     head.upgrade = b""
     return head
@@ -269,8 +269,17 @@ def set_authority(head: RequestHead, named: Field | None, hosts: list[bytes] | N
 
 
 def set_length(head: RequestHead, noted: Noted, has_ended: bool) -> None:
-    lengths = noted.get(b"content-length")
-    head.content_length = -1 if lengths is None else checked_length(lengths)
-    head.chunked = lengths is None and not has_ended
+    head.content_length = announced(noted)
+    head.chunked = head.content_length < 0 and not has_ended
     if has_ended and head.content_length > 0:
         raise malformed(f"content-length says {head.content_length}, but there is no body")
+
+
+def announced(noted: Noted) -> int:
+    """What Content-Length says; -1 for none."""
+    lengths = noted.get(b"content-length") if noted else None
+    if lengths is None:
+        return -1
+    if len(lengths) == 1 and len(lengths[0]) < LONGEST_LENGTH and lengths[0].isdigit():
+        return int(lengths[0])
+    return checked_length(lengths)

@@ -3,6 +3,7 @@ from libc.stdint cimport int64_t
 
 from lbd.wire.hpack_in cimport FieldDecoder
 from lbd.wire.http2_control cimport rst_stream, window_update
+from lbd.wire.http2_events cimport BodyArrived, RequestArrived, ResponseArrived, TrailersArrived
 from lbd.wire.http2_frames cimport reset_frame
 from lbd.wire.http2_heads cimport request_head, response_head, trailers_of
 from lbd.wire.http2_state cimport Http2State

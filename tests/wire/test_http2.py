@@ -217,7 +217,7 @@ def test_padding_and_priorities_are_passed_over(flags: int) -> None:
     codec = greeted()
     events = codec.receive(raw(HEADERS, END_HEADERS | flags, 1, content) + raw(DATA, END_STREAM | PADDED, 1, b"\x02xy\0\0"), 0.0)
     assert [type(event) for event in events] == [RequestArrived, BodyArrived]
-    assert events[1] == BodyArrived(1, b"xy", True)
+    assert repr(events[1]) == repr(BodyArrived(1, b"xy", True))
 
 
 # Both sides of ours, and h2's
@@ -335,7 +335,7 @@ def test_h2_as_the_server() -> None:
     events = us.receive(them.data_to_send(), 0.0)
     response = next(event for event in events if isinstance(event, ResponseArrived))
     assert (response.head.status, response.head.reason, response.head.headers.encode()) == (404, b"Not Found", b"server: h2\r\n")
-    assert events[-1] == BodyArrived(number, b"no", True)
+    assert repr(events[-1]) == repr(BodyArrived(number, b"no", True))
     assert us.count == 0
 
 
@@ -468,7 +468,7 @@ def test_padding_is_given_back_by_itself() -> None:
     for _ in range(5000):
         events = codec.receive(raw(DATA, PADDED, 1, b"\xff" + b"x" + bytes(255)), 0.0)
         codec.acknowledge(1, 1)
-        assert events == [BodyArrived(1, b"x", False)]
+        assert repr(events) == repr([BodyArrived(1, b"x", False)])
 
 
 def test_before_the_other_side_has_heard_of_a_small_window_it_may_use_the_default() -> None:

@@ -1,0 +1,3 @@
+cdef Py_ssize_t SMALL
+
+cpdef gather(chunks, bytes data)
