@@ -114,11 +114,11 @@ class Http2Codec(Http2Receiver):
     def send_body(self, number: int, data: bytes | memoryview, has_ended: bool) -> int:
         """Sends what there is room for, and says how much; the stream has ended with it if that was all."""
         stream = self.sendable(number)
-        size = min(len(data), stream.out_window, self.out_window)
+        size = max(0, min(len(data), stream.out_window, self.out_window))  # an end without a byte needs no window (6.9.1)
         is_cut = size < len(data)
         if is_cut:
             has_ended = False
-            if size <= 0:
+            if size == 0:
                 return 0
         if size == len(data) <= DEFAULT_FRAME:
             if size or has_ended:

@@ -404,6 +404,22 @@ def test_a_window_that_shrinks_below_nothing() -> None:  # 6.9.2
     assert codec.count == 0
 
 
+def test_a_body_can_end_while_its_window_is_below_nothing() -> None:  # 6.9.1
+    """It was sent whole before the other side thought better of it: what is left is an empty frame that says so."""
+    codec = greeted()
+    codec.receive(headers(1), 0.0)
+    codec.send_response(1, ResponseHead.make(), b"", False)
+    codec.send_body(1, bytes(1000), False)
+    codec.receive(settings((4, 10)), 0.0)
+    codec.take()
+    assert codec.send_body(1, b"x", True) == 0
+    assert codec.take() == b""
+    assert codec.send_body(1, b"", True) == 0
+    (end,) = frames_of(codec.take())
+    assert (end.stream_id, end.data, end.flags) == (1, b"", {"END_STREAM"})
+    assert codec.count == 0
+
+
 def test_the_other_side_may_send_more_when_somebody_took_what_came() -> None:
     limits = Http2Limits(window=65536, connection_window=1 << 20)
     codec = greeted(limits=limits)
