@@ -3,12 +3,12 @@ cimport cython
 from lbd.wire.http2_fields cimport Field
 from lbd.wire.huffman cimport decode_huffman
 
-cdef Py_ssize_t LONGEST, MOST, TABLE, STATICS
+cdef Py_ssize_t FIELDS, LONGEST, MOST, TABLE, STATICS
 cdef int RESIZES, DIGITS
 cdef list STATIC
 
 cdef class FieldDecoder:
-    cdef Py_ssize_t _limit, _size, _most, _at
+    cdef Py_ssize_t _limit, _size, _most, _at, _kept
     cdef list _table
     cdef dict _known
     cdef bytes _block

@@ -20,6 +20,7 @@ __all__ = ["FieldDecoder"]
 
 LONGEST = 128  # bytes of a block that is remembered: references are a byte or two each
 MOST = 64  # blocks
+FIELDS = 512  # of all of them: a client that wants us to hold memory makes blocks of many small ones
 RESIZES = 2  # of the table, at the head of a block: the smallest size since the block before, and the last (RFC 7541 4.2)
 TABLE = 4096  # bytes of the dynamic table (RFC 9113 6.5.2)
 DIGITS = 5  # bytes of a number behind its first: any larger number is nonsense
@@ -31,7 +32,7 @@ STATICS = len(STATIC)
 class FieldDecoder:
     """For one direction of one connection."""
 
-    __slots__ = ("_at", "_block", "_has_changed", "_known", "_limit", "_most", "_size", "_table")
+    __slots__ = ("_at", "_block", "_has_changed", "_kept", "_known", "_limit", "_most", "_size", "_table")
 
     def __init__(self, limit: int) -> None:
         """`limit`: bytes of a header list (RFC 9113 6.5.2)."""
@@ -40,6 +41,7 @@ class FieldDecoder:
         self._size = 0  # of it
         self._most = TABLE
         self._known: dict[bytes, tuple[Field, ...]] = {}
+        self._kept = 0  # fields that are in it
         self._block = b""
         self._at = 0
         self._has_changed = False
@@ -55,8 +57,10 @@ class FieldDecoder:
         fields = tuple(self._fields())
         if self._has_changed:
             self._known.clear()
-        elif len(block) <= LONGEST and len(self._known) < MOST:
+            self._kept = 0
+        elif len(block) <= LONGEST and len(self._known) < MOST and self._kept + len(fields) <= FIELDS:
             self._known[block] = fields
+            self._kept += len(fields)
         return fields
 
     def _fields(self) -> list[Field]:

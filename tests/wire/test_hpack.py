@@ -52,6 +52,17 @@ def test_a_block_of_references_changes_its_meaning_with_the_table() -> None:
         decoder.decode(first)
 
 
+def test_what_is_remembered_is_bounded_in_fields() -> None:
+    """Sixty in each block that could be remembered would take seventy times what the dynamic table may."""
+    decoder = FieldDecoder(1 << 16)
+    blocks = [bytes((0x0F, 0, 0)) * 40 + bytes((0x00, 1, 0x61, 1, number)) for number in range(64)]
+    first = [decoder.decode(block) for block in blocks]
+    remembered = [len(fields) for block, fields in zip(blocks, first, strict=True) if decoder.decode(block) is fields]
+    assert 0 < sum(remembered) <= 512
+    decoder.decode(Encoder().encode([(b"x", b"1")]))  # the table has changed: everything is forgotten
+    assert decoder.decode(blocks[-1]) is decoder.decode(blocks[-1])
+
+
 def test_a_header_list_is_bounded() -> None:
     decoder = FieldDecoder(1000)
     decoder.decode(Encoder().encode([(b"x", b"1" * 900)]))
