@@ -153,14 +153,17 @@ def test_one_bad_page_ejects_nobody(ward: Ward) -> None:
 
 
 def test_never_too_many(ward: Ward) -> None:
-    for origin in ward.origins:
+    for origin in ward.origins[:2]:  # were it all, it would be no trouble of endpoints, and after ten seconds there would be an amnesty
         origin.mood = "503"
-    words = r"ejected for 3600 s since [0-9:]+ UTC: it failed again on trial: status 503; the [2-9](nd|rd|th) time"
+    # On trial it fails again; or both workers have it fail four times in a row, before either has heard of a trial.
+    words = (
+        r"ejected for 3600 s since .{8} UTC: (it failed again on trial|4 failures in a row, the last): status 503; the [2-9](nd|rd|th) time"
+    )
 
     def outs() -> list[Moody]:
         return [origin for origin in ward.origins if re.fullmatch(words, ward.endpoint("slow", origin)["why"])]
 
-    ward.load_until("slow", outs, "an ejection that lasts, although the others are no better")
+    ward.load_until("slow", outs, "an ejection that lasts, although one of the others is no better")
     assert ward.lbd.metric("lbd_ejections_refused_total", cluster="slow", why="no_room") > 0
     cluster = ward.lbd.json("/api/v1/clusters")["slow"]
     states = [endpoint["state"] for endpoint in cluster["endpoints"]]
