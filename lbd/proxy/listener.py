@@ -68,6 +68,9 @@ class ForwardedPolicy:
     request_id: bool = True  # x-request-id: kept from trusted proxies, else made
 
 
+MOST_WINDOW = 1 << 30  # bytes of a connection; HTTP/2 knows no window of 2 GiB (RFC 9113 6.9.1)
+
+
 @dataclass(frozen=True, slots=True)
 class Http2Policy:
     """`[listener.NAME.http2]`."""
@@ -76,7 +79,7 @@ class Http2Policy:
     max_streams: Annotated[int, Count(1, 65_535)] = 100  # of one connection at a time
     # Bytes of request bodies held, of all streams of a connection together. With less than max_streams windows, as many stuck uploads as it
     # has windows hold up all others; and behind another proxy those are other people's. -1: so many (nginx, and lbd upstream).
-    connection_window: Annotated[int, Size(65_535, 1 << 30)] = -1
+    connection_window: Annotated[int, Size(65_535, MOST_WINDOW)] = -1
     max_age: Annotated[float, Duration(zero="no limit")] = 3600.0  # of a connection; then a GOAWAY, so that clients spread anew
     max_resets: Annotated[int, Count(1)] = 200  # streams reset because of the client, within 10 s: two times max_streams (CVE-2023-44487)
 
@@ -108,13 +111,14 @@ class ListenerPolicy:
 def http2_limits(policy: ListenerPolicy) -> Http2Limits:
     """What of it a connection of HTTP/2 has to obey."""
     limits, http2 = policy.limits, policy.http2
+    for_all = min(limits.window * http2.max_streams, MOST_WINDOW)
     return Http2Limits(
         head=limits.head,
         target=limits.target,
         fields=limits.fields,
         streams=http2.max_streams,
         window=limits.window,
-        connection_window=limits.window * http2.max_streams if http2.connection_window < 0 else http2.connection_window,
+        connection_window=for_all if http2.connection_window < 0 else http2.connection_window,
         resets=http2.max_resets,
         extended_connect=bool(policy.upgrades),
     )

@@ -744,3 +744,14 @@ def cell(play: Playbook, name: str, *labels: str) -> int:
     metric = next(metric for metric in metrics.CATALOGUE.values() if metric.name == name)
     segment = play.board.segment(0)
     return int(segment.cells[segment.series(metric.number, labels, 1)])
+
+
+@pytest.mark.parametrize(("window", "max_streams"), [(1 << 24, 128), (1 << 24, 65_535)])
+async def test_windows_of_many_large_streams_are_no_larger_than_http2_knows(window: int, max_streams: int) -> None:  # RFC 9113 6.9.1
+    policy = web(limits=ListenerLimits(window=window), http2=Http2Policy(max_streams=max_streams))
+    async with Playbook(listener=policy, checks_bytes=False) as play:
+        them = Http2End(play.downstream)
+        number = them.get()
+        (await take_request(play)) >> OK
+        assert (await them.answer(number)).status == 200
+        assert them.connection.outbound_flow_control_window == 1 << 30
