@@ -26,6 +26,7 @@ cdef class Http1Downstream(Downstream):
     cpdef Py_ssize_t receive(self) except -2
     @cython.locals(end=Py_ssize_t, request=RequestHead, limits=HeadLimits)
     cpdef RequestHead maybe_request(self)
+    @cython.locals(length=int64_t, data=bytes)
     cpdef bytes whole_body(self, RequestHead request)
     cpdef begin_body(self, RequestHead request)
     @cython.locals(data=bytes, payload=bytes, reader=BodyReader)

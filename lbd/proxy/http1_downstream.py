@@ -99,6 +99,12 @@ class Http1Downstream(Downstream):
 
     def whole_body(self, request: RequestHead) -> bytes | None:
         length = request.content_length
+        if len(self.buffer) < length <= self.listener.window and self._bytes.may_read:
+            # The rest is mostly there, beyond what one read for a head takes: then the request goes up in one write.
+            data = self._bytes.recv(length - len(self.buffer))
+            if data:
+                self.bytes_in += len(data)
+                self.buffer += data
         if length < 0 or len(self.buffer) < length:
             return None
         body = self.buffer[:length]

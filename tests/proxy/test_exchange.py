@@ -202,6 +202,30 @@ async def test_a_body_that_came_with_its_head_goes_up_in_one_piece() -> None:
         await play.downstream.read_until(b"ok")
 
 
+@pytest.mark.parametrize(
+    ("length", "behind", "is_whole"),
+    [(20_000, b"", True), (20_000, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", True), (60_000, b"", True), (65_537, b"", False)],
+    ids=["a second read", "the next request behind it", "all but the window", "beyond the window"],
+)
+async def test_the_rest_of_a_body_that_is_there_goes_up_with_the_head(length: int, behind: bytes, is_whole: bool) -> None:
+    body = b"x" * (length - 3) + b"end"
+    request = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % length + body
+    async with Playbook(buffer=128 * 1024) as play:
+        play.downstream >> request + behind
+        up = await play.upstream()
+        await up.read_until(b"\r\n\r\n")
+        assert await up.read_until(b"end") == body
+        up >> OK
+        await play.downstream.read_until(b"\r\n\r\nok")
+        if behind:
+            await up.read_until(b"\r\n\r\n")
+            up >> OK
+            await play.downstream.read_until(b"\r\n\r\nok")
+        exchange: Any = play.lines[0]
+        assert (exchange.upload is None) is is_whole, "a fiber brings up what has not come with its head"
+        assert exchange.bytes_in == len(request)
+
+
 async def test_a_body_in_pieces_streams_up() -> None:
     async with Playbook() as play:
         play.downstream >> b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\n\r\nab"
