@@ -1,14 +1,16 @@
 """What goes out on a HTTP/2 connection: fair between streams, bounded, and many frames in one write.
 
-Theory. What goes down passes two narrows: the other side's windows (the codec knows them) and MOST, the bytes that wait for the socket.
-A stream whose piece does not fit queues up in `waiting`; it is served in turns of QUANTUM, each stream once before any a second time.
-A stream whose own window is shut is not in the queue: nobody waits for it. So a reader that is slow with one stream holds up that
-stream only, and one that is slow with all of them leaves a piece of each here and MOST in frames.
+Theory. What goes down passes two narrows: the other side's windows (the codec knows them) and MOST (http2_writer.py), the bytes that
+wait for the socket. A stream whose piece does not fit queues up in `waiting`; it is served in turns of QUANTUM, each stream once before
+any a second time. A stream whose own window is shut is not in the queue: nobody waits for it. So a reader that is slow with one stream
+holds up that stream only, and one that is slow with all of them leaves a piece of each here and MOST in frames.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+
+from lbd.proxy.http2_writer import FrameWriter
 
 if TYPE_CHECKING:
     from lbd.core.stream import Stream
@@ -17,37 +19,21 @@ if TYPE_CHECKING:
 
 __all__ = ["Outbox"]
 
-MOST = 128 * 1024  # bytes in frames that wait for the socket; beyond it nobody adds bodies
-BACKLOG = 2 * MOST  # beyond it nothing is read from the other side: answers to what comes would pile up
 QUANTUM = 16 * 1024  # bytes of a stream's turn
 
 
-class Outbox:
+class Outbox(FrameWriter):
     """Between a connection's streams and its socket."""
 
-    __slots__ = ("_codec", "_stream", "_unsent", "waiting")
+    __slots__ = ("waiting",)
 
     def __init__(self, codec: Http2Codec, stream: Stream) -> None:
-        self._codec = codec
-        self._stream = stream
-        self._unsent: bytes | memoryview = b""
+        FrameWriter.__init__(self, codec, stream)
         self.waiting: dict[int, Http2Downstream] = {}  # whose unsent bytes have room in their window; first come, first served
-
-    def backlog(self) -> int:
-        """Bytes in frames that the socket has not taken."""
-        return self._codec.pending + len(self._unsent)
-
-    def is_over(self) -> bool:
-        """There is so much of it that nothing more may come in."""
-        return self.backlog() >= BACKLOG
-
-    def is_stuck(self) -> bool:
-        """The socket takes no more for now."""
-        return bool(self._unsent)
 
     def offer(self, downstream: Http2Downstream) -> None:
         """It has something to send: now, when nobody was first. OSError: its stream is gone."""
-        room = MOST - self.backlog()
+        room = self.room()
         if not downstream.unsent or (not self.waiting and room > 0):
             downstream.push(room)
         if downstream.unsent:
@@ -73,22 +59,15 @@ class Outbox:
         while True:
             if self.waiting:
                 self._serve()
-            if not self._unsent:
-                if not self._codec.pending:
-                    return
-                self._unsent = self._codec.take()
-            sent = self._stream.send(self._unsent)
-            if sent < len(self._unsent):
-                self._unsent = memoryview(self._unsent)[sent:]
+            if not self.write():
                 return
-            self._unsent = b""
 
     def _serve(self) -> None:
         """Round after round, as far as the room and the connection's window go."""
         codec, waiting = self._codec, self.waiting
         while waiting:
             for number, downstream in list(waiting.items()):
-                room = MOST - self.backlog()
+                room = self.room()
                 if room <= 0 or codec.out_window <= 0:
                     return
                 del waiting[number]

@@ -5,12 +5,13 @@ from lbd.core.fiber cimport Fiber, Signal
 from lbd.core.reactor cimport Pollable, Reactor
 from lbd.core.stream cimport Stream
 from lbd.proxy.http2_upstream cimport Http2Upstream
+from lbd.proxy.http2_writer cimport FrameWriter
 from lbd.wire.http2 cimport Http2Codec
 from lbd.wire.http2_events cimport BodyArrived, ResponseArrived, TrailersArrived
 
 cdef uint32_t EPOLLOUT
 cdef Py_ssize_t READ
-cdef int64_t BACKLOG, SHARE
+cdef int64_t SHARE
 cdef int STEPS, KEEPALIVE
 cdef double NEVER
 
@@ -24,12 +25,13 @@ cdef class Http2UpstreamConnection:
     cdef readonly dict upstreams, blocked
     cdef public bint has_served
     cdef readonly Http2Codec codec
-    cdef object _on_end, _unsent, _error, _fault
+    cdef object _on_end, _error, _fault
     cdef bint _is_called, _is_retired, _is_limited, _is_flood
     cdef double _ping_at
     cdef int64_t _pings, _most
     cdef Signal _ready
     cdef Fiber _fiber
+    cdef FrameWriter _writer
 
     cpdef int64_t room(self) except? -1
     cpdef look(self)
@@ -40,9 +42,7 @@ cdef class Http2UpstreamConnection:
     cpdef int64_t share(self, Http2Upstream upstream, int64_t size) except? -1
     @cython.locals(now=double)
     cpdef left(self, Http2Upstream upstream)
-    @cython.locals(sent=Py_ssize_t)
     cdef _write(self)
-    cdef int64_t _backlog(self) except? -1
     @cython.locals(data=bytes)
     cdef bint _read(self) except? True
     cdef _obey(self, event)

@@ -24,6 +24,7 @@ from lbd.core.timers import NEVER
 from lbd.core.tls import TlsStream
 from lbd.errors import Retry
 from lbd.proxy.http2_upstream import Http2Upstream
+from lbd.proxy.http2_writer import FrameWriter
 from lbd.proxy.reasons import failure
 from lbd.wire.http2 import Http2Codec
 from lbd.wire.http2_events import (
@@ -54,7 +55,6 @@ __all__ = ["Http2UpstreamConnection"]
 
 READ = 64 * 1024
 STEPS = 16  # reads before other fibers get a turn, unless it is time before
-BACKLOG = 128 * 1024  # bytes that wait for the socket; above it no body is added, and above twice that nothing is read
 SHARE = 16 * 1024  # of a body, when others wait too
 KEEPALIVE = 30  # the kind of deadline
 RESPONSE_HEAD, RESPONSE_FIELDS = 64 * 1024, 256  # as of HTTP/1
@@ -74,7 +74,7 @@ class Http2UpstreamConnection:
 
     __slots__ = (
         "_error", "_fault", "_fiber", "_is_called", "_is_flood", "_is_limited", "_is_retired", "_most", "_on_end", "_ping_at", "_pings",
-        "_ready", "_unsent", "blocked", "codec", "has_served", "idle_since", "opened_at", "policy", "pool", "reactor",
+        "_ready", "_writer", "blocked", "codec", "has_served", "idle_since", "opened_at", "policy", "pool", "reactor",
         "received_at", "requests", "scheme", "stream", "streams", "upstreams",
     )  # fmt: skip
 
@@ -91,7 +91,6 @@ class Http2UpstreamConnection:
         self.streams = 0  # of exchanges, begun or about to
         self.upstreams: dict[int, Http2Upstream] = {}  # by their number, begun
         self.blocked: dict[Http2Upstream, None] = {}  # who waits for room, longest first
-        self._unsent: bytes | memoryview = b""
         self._is_called = False
         self._is_retired = False
         self.has_served = False  # at least one request has been looked at
@@ -107,6 +106,7 @@ class Http2UpstreamConnection:
         self.codec = Http2Codec(is_downstream=False, limits=Http2Limits(
             head=RESPONSE_HEAD, fields=RESPONSE_FIELDS, window=window, connection_window=min(window * most, MOST),
         ))  # fmt: skip
+        self._writer = FrameWriter(self.codec, stream)
         self._fiber: Fiber = self.reactor.spawn(self.serve(), f"upstream {stream.peer}")
 
     def __repr__(self) -> str:
@@ -133,7 +133,7 @@ class Http2UpstreamConnection:
         return min(self._most, self.codec.max_streams) - self.streams
 
     def look(self) -> None:
-        if not self._is_retired and self._backlog() < 2 * BACKLOG and not self.stream.is_fresh_now():
+        if not self._is_retired and not self._writer.is_over() and not self.stream.is_fresh_now():
             try:
                 self._read()
             except (OSError, Ended):
@@ -163,7 +163,7 @@ class Http2UpstreamConnection:
         """How many bytes of a body may be sent now."""
         others = len(self.blocked) > (upstream in self.blocked)
         self.blocked.pop(upstream, None)
-        return max(0, min(size, self.codec.room(upstream.number), BACKLOG - self._backlog(), SHARE if others else size))
+        return max(0, min(size, self.codec.room(upstream.number), self._writer.room(), SHARE if others else size))
 
     def left(self, upstream: Http2Upstream) -> None:
         """An exchange has done with its stream."""
@@ -206,7 +206,7 @@ class Http2UpstreamConnection:
                 raise Ended(reason, f"it breaks the rules of HTTP/2: {self._fault}")
             if self._is_retired and self.streams == 0:
                 break
-            is_busy = self._backlog() < 2 * BACKLOG and self._read()
+            is_busy = not self._writer.is_over() and self._read()
             steps += is_busy
             try:
                 if not is_busy:
@@ -226,28 +226,19 @@ class Http2UpstreamConnection:
         silent_at = self.received_at + self.policy.ping_interval if self.policy.ping_interval and self.streams else NEVER
         if silent_at <= now and self._ping_at == NEVER:
             self._ping(now)
-        if self._is_called or (self.codec.pending and not self._unsent):
+        if self._is_called or (self.codec.pending and not self._writer.is_stuck()):
             return
         self._fiber.arm_at(min(self._ping_at, silent_at if self._ping_at == NEVER else NEVER), KEEPALIVE)
         self.stream.reader = self._fiber
-        if self._unsent:
+        if self._writer.is_stuck():
             self.stream.writer = self._fiber
         await PAUSE
 
     def _write(self) -> None:
-        while self._unsent or self.codec.pending:
-            if not self._unsent:
-                self._unsent = self.codec.take()
-            sent = self.stream.send(self._unsent)
-            if sent < len(self._unsent):
-                self._unsent = memoryview(self._unsent)[sent:]
-                break
-            self._unsent = b""
+        while self._writer.write():
+            pass
         if self.blocked:
             self._unblock()
-
-    def _backlog(self) -> int:
-        return self.codec.pending + len(self._unsent)
 
     def _read(self) -> bool:
         """What there is; False when that is nothing."""
@@ -302,7 +293,7 @@ class Http2UpstreamConnection:
 
     def _unblock(self, number: int = 0) -> None:
         """Wakes those who can go on, as far as there is room; one that waits for a window of its own when that opens."""
-        room = BACKLOG - self._backlog()
+        room = self._writer.room()
         for upstream in list(self.blocked):
             if room <= 0:
                 break
