@@ -20,7 +20,7 @@ from lbd.master.backoff import GOOD, HABIT
 from tests.support.http import get
 from tests.support.origins import ScriptedOrigin
 from tests.support.ports import free_ports
-from tests.support.processes import ROOT, LbdDaemon, start_lbd, wait_until
+from tests.support.processes import LbdDaemon, begin_with, start_lbd, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,10 +53,8 @@ class Lab:
     def __init__(self, origin: ScriptedOrigin, directory: Path) -> None:
         self.trap = directory / "trap"
         self.port, admin = free_ports(2)
-        (directory / "first").mkdir()
-        (directory / "first" / "sitecustomize.py").write_text(TRAP.format(directory=directory))
         text = CONFIG.format(admin=admin, port=self.port, endpoint=origin.address)
-        environment = {"PYTHONPATH": f"{directory / 'first'}{os.pathsep}{ROOT}"}
+        environment = begin_with(directory, TRAP.format(directory=directory))
         self.lbd: LbdDaemon = start_lbd(text, directory, environment=environment)
 
     def worker(self, number: int) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from tests.support import procfs
 from tests.support.http import Answer, Downstream, Ended, get
 from tests.support.origins import ScriptedOrigin
 from tests.support.ports import free_port
-from tests.support.processes import ROOT, Daemon, LbdDaemon, start_lbd, wait_until
+from tests.support.processes import ROOT, Daemon, LbdDaemon, begin_with, start_lbd, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -98,10 +98,7 @@ def runs(text: str, directory: Path) -> tuple[int, str]:
 
 def first_in_workers(directory: Path, statement: str) -> dict[str, str]:
     """An environment in which every worker, and nothing else, begins with a statement."""
-    (directory / "first").mkdir()
-    lines = ["import os, sys, time", f"if sys.orig_argv[3:4] == ['lbd.worker']: {statement}"]
-    (directory / "first" / "sitecustomize.py").write_text("\n".join(lines))
-    return {"PYTHONPATH": f"{directory / 'first'}{os.pathsep}{ROOT}"}
+    return begin_with(directory, f"import os, sys, time\nif sys.orig_argv[3:4] == ['lbd.worker']: {statement}")
 
 
 def wait_for(path: Path) -> str:

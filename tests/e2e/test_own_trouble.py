@@ -14,7 +14,7 @@ from tests.support import procfs
 from tests.support.http import Ended, get
 from tests.support.origins import ScriptedOrigin
 from tests.support.ports import free_ports
-from tests.support.processes import ROOT, LbdDaemon, start_lbd, wait_until
+from tests.support.processes import LbdDaemon, begin_with, start_lbd, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -65,9 +65,7 @@ cluster = "web"
 [cluster.web]
 endpoints = ["{origin.address}"]
 """
-        (directory / "first").mkdir()
-        (directory / "first" / "sitecustomize.py").write_text(TRAP.format(directory=directory))
-        environment = {"PYTHONPATH": f"{directory / 'first'}{os.pathsep}{ROOT}"}
+        environment = begin_with(directory, TRAP.format(directory=directory))
         self.lbd: LbdDaemon = start_lbd(text, directory, environment=environment)
 
     def hang(self, worker: int) -> None:

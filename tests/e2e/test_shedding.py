@@ -8,7 +8,6 @@ and who has lost more; how the pressure rose and fell meanwhile depends on the m
 from __future__ import annotations
 
 import json
-import os
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,7 @@ import pytest
 
 from tests.support.http import Answer, get
 from tests.support.ports import free_ports
-from tests.support.processes import ROOT, LbdDaemon, start_lbd, wait_until, whole_lines
+from tests.support.processes import LbdDaemon, begin_with, start_lbd, wait_until, whole_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,13 +60,11 @@ class Lab:
         self.busy = directory / "busy"
         self.access = directory / "access.log"
         self.port, admin = free_ports(2)
-        (directory / "first").mkdir()
-        (directory / "first" / "sitecustomize.py").write_text(BUSY.format(directory=directory))
         routes = "".join(
             f'[[listener.web.route]]\npath = "/{name}"\npriority = "{name}"\nrespond = {{ body = "ok" }}\n' for name in PRIORITIES
         )
         text = CONFIG.format(access=self.access, admin=admin, port=self.port, routes=routes)
-        environment = {"PYTHONPATH": f"{directory / 'first'}{os.pathsep}{ROOT}"}
+        environment = begin_with(directory, BUSY.format(directory=directory))
         self.lbd: LbdDaemon = start_lbd(text, directory, environment=environment)
 
     def level(self) -> float:

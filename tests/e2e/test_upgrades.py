@@ -18,7 +18,7 @@ from tests.support import procfs
 from tests.support.http import Downstream, Ended, get
 from tests.support.origins import ScriptedOrigin
 from tests.support.ports import free_ports
-from tests.support.processes import ROOT, LbdDaemon, wait_until
+from tests.support.processes import LbdDaemon, begin_with, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -137,10 +137,8 @@ cluster = "web"
 endpoints = ["{origin.address}", "127.0.0.1:{self.dead}"]
 health = {{ protocol = "tcp", interval = "1s", fall = 1 }}
 """
-        (directory / "first").mkdir()
-        (directory / "first" / "sitecustomize.py").write_text(TRAP.format(directory=directory))
         self.manager = Manager(directory / "notify.sock")
-        environment = {**self.manager.environment, "PYTHONPATH": f"{directory / 'first'}{os.pathsep}{ROOT}"}
+        environment = {**self.manager.environment, **begin_with(directory, TRAP.format(directory=directory))}
         self.lbd = LbdDaemon(text, directory, environment=environment)
         self.manager.main = self.lbd.pid
         self.lbd.wait_ready()

@@ -6,12 +6,9 @@ import contextlib
 import socket
 import threading
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Self
 
+from tests.support.tcp import TcpOrigin
 from tests.wire.http2_frames import ACK, DATA, END_HEADERS, GOAWAY, HEADERS, PREFACE, SETTINGS, headers, raw, settings
-
-if TYPE_CHECKING:
-    from types import TracebackType
 
 __all__ = ["GREETING", "Attack", "HostileLink", "HostileOrigin", "behaves"]
 
@@ -32,7 +29,6 @@ class HostileLink:
         self.is_over = threading.Event()
         self._origin = origin
         self._sock = sock
-        threading.Thread(target=self._serve, daemon=True).start()
 
     def goaways(self) -> list[int]:
         return [int.from_bytes(payload[4:8], "big") for kind, _, payload in self.frames if kind == GOAWAY]
@@ -41,8 +37,8 @@ class HostileLink:
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
 
-    def _serve(self) -> None:
-        with contextlib.suppress(OSError), self._sock:
+    def serve(self) -> None:
+        with contextlib.suppress(OSError):
             if self._exactly(len(PREFACE)) == PREFACE:
                 self._sock.sendall(self._origin.greeting)
                 while len(head := self._exactly(9)) == 9:
@@ -67,7 +63,7 @@ class HostileLink:
         return got
 
 
-class HostileOrigin:
+class HostileOrigin(TcpOrigin):
     """`is_deaf`: it reads no more once it has been asked."""
 
     def __init__(self) -> None:
@@ -76,31 +72,15 @@ class HostileOrigin:
         self.is_deaf = False
         self.closing = threading.Event()
         self.links: list[HostileLink] = []
-        self._socket = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._socket.getsockname()[1]
-        self._thread = threading.Thread(target=self._accept, daemon=True)
-        self._thread.start()
+        super().__init__(self._meet)
 
-    @property
-    def address(self) -> str:
-        return f"127.0.0.1:{self.port}"
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def close(self) -> None:
         self.closing.set()
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
-        self._thread.join()
-        self._socket.close()
-        for link in self.links:
-            link.close()
+        super().close()
 
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                sock, _ = self._socket.accept()
-                if self.is_deaf:
-                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-                self.links.append(HostileLink(self, sock))
+    def _meet(self, sock: socket.socket) -> None:
+        if self.is_deaf:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        link = HostileLink(self, sock)
+        self.links.append(link)
+        link.serve()

@@ -32,8 +32,17 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 __all__ = [
-    "Daemon", "HaproxyDaemon", "LbdDaemon", "NginxDaemon", "find_program", "start_haproxy", "start_lbd",
-    "start_nginx", "wait_until", "whole_lines",
+    "Daemon",
+    "HaproxyDaemon",
+    "LbdDaemon",
+    "NginxDaemon",
+    "begin_with",
+    "find_program",
+    "start_haproxy",
+    "start_lbd",
+    "start_nginx",
+    "wait_until",
+    "whole_lines",
 ]  # fmt: skip
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -317,6 +326,13 @@ class HaproxyDaemon(Daemon):
         config = directory / f"{name}.cfg"
         config.write_text(text)
         super().__init__([find_program("haproxy") or "haproxy", "-db", "-f", config], directory, name=name)
+
+
+def begin_with(directory: Path, program: str) -> dict[str, str]:
+    """An environment in which every process of Python begins with `program`, which finds out whether it is meant."""
+    (directory / "first").mkdir()
+    (directory / "first" / "sitecustomize.py").write_text(program)
+    return {"PYTHONPATH": f"{directory / 'first'}{os.pathsep}{ROOT}"}
 
 
 def start_lbd(
