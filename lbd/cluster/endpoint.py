@@ -72,10 +72,9 @@ class Endpoint:
 
     __slots__ = (
         "_answers", "_board", "_cells", "_connections", "_counts", "_elders", "_failed", "_flights", "_opened", "_reused", "_segment",
-        "_timed", "address",
-        "admission", "backup", "cluster_name", "drained", "index", "inflight", "is_limited", "latency", "max_connections", "max_requests",
-        "metadata", "name", "observed_at", "origination", "own_limit", "own_weight", "pool", "priority", "trial", "up", "weight", "witness",
-        "zone",
+        "_timed", "address", "admission", "backup", "cluster_name", "drained", "index", "inflight", "is_limited", "latency",
+        "max_connections", "max_requests", "metadata", "name", "observed_at", "origination", "own_limit", "own_weight", "pool", "priority",
+        "trial", "up", "weight", "witness", "zone",
     )  # fmt: skip
 
     def __init__(

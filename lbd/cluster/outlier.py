@@ -152,7 +152,7 @@ class Outliers:
                 del known[gone]
         if not policy.enabled:
             freed = [address for address, standing in self._standings.items() if standing.stage is not Stage.IN]
-            for known in (self._standings, self._out, self._first, self._trying):
+            for known in (self._standings, self._out, self._first, self._trying, self._refused):
                 known.clear()
             return freed
         out = sorted(self._out, key=lambda address: self._out[address].until)

@@ -57,9 +57,8 @@ class Pool:
         self._idle_timeout = policy.idle_timeout
         self._max_age = policy.max_age
         self._max_requests = policy.max_requests
-        self._is_bounded = (
-            policy.max_requests > 0 or policy.max_age > 0 or policy.idle_timeout <= 0
-        )  # else what has just come back may stay
+        # Else what has just come back may stay.
+        self._is_bounded = policy.max_requests > 0 or policy.max_age > 0 or policy.idle_timeout <= 0
 
     def __len__(self) -> int:
         return len(self._idle)

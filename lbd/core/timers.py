@@ -15,9 +15,10 @@ from __future__ import annotations
 from heapq import heappop, heappush
 from operator import attrgetter
 
-__all__ = ["NEVER", "Timed", "TimerWheel"]
+__all__ = ["NEVER", "SOON", "Timed", "TimerWheel"]
 
 NEVER = float("inf")
+SOON = 0.001  # seconds: for who wants no time at all, where a deadline of 0 would be none
 TICKS = 64.0  # a second
 FAR = 1e15  # NEVER, and whatever else does not fit a tick
 WIDE, WIDER = 64, 4096  # ticks: buckets of a second and of a minute, for what is four of them away

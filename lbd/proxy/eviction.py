@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+from lbd.core.timers import SOON
 from lbd.proxy.reasons import failure
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["make_room", "make_room_anywhere"]
 
-SOON = 0.001  # seconds: a deadline of 0 would be none
 SHARE = 0.5  # of timeouts.head, which each has
 IDLE = 1  # the kind of deadline that http1.py and http2.py have for a connection between requests
 

@@ -121,7 +121,7 @@ def grpc_fields(answer: Answer, shows_reason: bool) -> tuple[GrpcStatus, Headers
         status = BY_HTTP_STATUS.get(answer.status, GrpcStatus.UNKNOWN)
         message = answer.body[:MOST_MESSAGE].strip() or reason_phrase(answer.status).encode()
     fields = Headers(b"content-type: application/grpc\r\n" + told(status, message))
-    pairs = Headers(answer.fields).items()
+    pairs = Headers(answer.fields).items()  # in a loop's head Cython would take them for a dict's
     for name, value in pairs:
         if name.lower() != b"content-type":
             fields.add(name, value)

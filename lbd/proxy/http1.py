@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lbd.core.fiber import Expired
+from lbd.core.timers import SOON
 from lbd.errors import ProxyError
 from lbd.proxy.answers import encode_answer, error_answer
 from lbd.proxy.exchange import Exchange
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 __all__ = ["Http1Connection"]
 
 DRAIN_GRACE = 1.0  # seconds in which a request may still come on an idle connection that is to be closed
-SOON = 0.001  # seconds: a deadline of 0 would be none
 STEPS = 16  # requests, or reads, before other fibers get a turn
 KEEPALIVE, HEAD, LINGER = 1, 2, 3  # kinds of deadlines; the exchange has its own
 

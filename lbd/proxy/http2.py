@@ -16,7 +16,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from lbd.core.fiber import PAUSE, Expired, HungUp
-from lbd.core.timers import NEVER
+from lbd.core.timers import NEVER, SOON
 from lbd.errors import ProxyError, Side
 from lbd.proxy.answers import error_answer
 from lbd.proxy.exchange import Exchange
@@ -246,7 +246,7 @@ class Http2Connection:
             return
         if self.reactor.is_turn_over():
             await self.reactor.yield_turn()  # what came may have cost more time than there is to linger
-        self.fiber.arm(max(self.listener.linger_timeout, 0.001), LINGER)
+        self.fiber.arm(max(self.listener.linger_timeout, SOON), LINGER)
         self.outbox.flush()
         while self.outbox.is_stuck():
             await stream.writable
@@ -323,7 +323,7 @@ class Http2Connection:
         del self.downstreams[number], self.fibers[number]
         self.outbox.forget(number)
         if not self.downstreams:
-            self._idle_at = self.reactor.now + max(self.listener.keepalive_timeout, 0.001)
+            self._idle_at = self.reactor.now + max(self.listener.keepalive_timeout, SOON)
         self.touched()
 
     def _request_refused(self, event: RequestRefused) -> None:

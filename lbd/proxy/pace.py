@@ -21,6 +21,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lbd.core.fiber import Expired
+from lbd.core.timers import SOON
 from lbd.proxy.endings import SEND
 from lbd.proxy.grpc import NOT_GRPC
 from lbd.proxy.reasons import failure
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 __all__ = ["BODY", "SLOW", "Patience", "UploadPace", "wait_for_reader"]
 
 BODY, SLOW = 20, 22  # kinds of deadlines: the downstream sends no more of its body; or too little
-LEAST = 0.001  # seconds: a deadline of 0 would be none
 
 
 class Patience:
@@ -71,7 +71,7 @@ async def wait_for_reader(exchange: Attempting) -> None:
         if patience is not None:
             patience.note(0.0, before)
             seconds = min(seconds, patience.left)
-        exchange.arm(max(seconds, LEAST), SEND)
+        exchange.arm(max(seconds, SOON), SEND)
         try:
             await downstream.stream.writable
         except Expired as expired:
@@ -125,7 +125,7 @@ class UploadPace:
         if patience is not None and not self.is_excused():
             patience.note(0.0, self._exchange.downstream.body_received)
             if patience.left < seconds:
-                seconds, kind = max(patience.left, LEAST), SLOW
+                seconds, kind = max(patience.left, SOON), SLOW
         self._began = self._exchange.reactor.now
         self._fiber.arm(seconds, kind)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from lbd.core.fiber import Expired
 from lbd.core.splice import splice
 from lbd.core.stream import Stream
+from lbd.core.timers import SOON
 from lbd.errors import ProxyError, Side
 from lbd.proxy.endings import RESPONSE, SEND, timeout_failure
 from lbd.proxy.grpc import NOT_GRPC
@@ -64,7 +65,7 @@ async def finish_upload(exchange: Exchange, upload: Fiber | None) -> None:
     """The upstream has answered before it had the whole body; what is little enough still goes up, to save both connections."""
     downstream = exchange.downstream
     if downstream.keep_alive and upload is not None:
-        exchange.arm(max(exchange.listener.linger_timeout, 0.001), SEND)  # 0 s is a time here
+        exchange.arm(max(exchange.listener.linger_timeout, SOON), SEND)  # 0 s is a time here
         try:
             await upload.done.wait()
         except Expired:
