@@ -25,7 +25,7 @@ test: ## everything: set-up, check, e2e (under 15 minutes on two slow cores)
 	$(MAKE) e2e
 
 # A make of its own, so that the steps run side by side and each one's output stays together.
-check: .venv/.ready-test ## format, lint, types, layers, unit tests in both modes (under a minute)
+check: .venv/.ready-test ## format, lint, types, layers, unit tests in both modes (a minute and a half on two cores)
 	@$(MAKE) --no-print-directory build
 	@$(MAKE) --no-print-directory -k -j2 --output-sync=target fmt-check lint types unit-compiled unit-pure
 
