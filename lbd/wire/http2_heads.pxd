@@ -3,7 +3,7 @@ cimport cython
 from lbd.wire.http2_fields cimport Field
 from lbd.wire.message cimport Headers, RequestHead, ResponseHead
 
-cdef int METHOD, SCHEME, PATH, AUTHORITY, PROTOCOL, STATUS, UNKNOWN, PLACES, LONGEST_LENGTH
+cdef int METHOD, SCHEME, PATH, AUTHORITY, PROTOCOL, STATUS, UNKNOWN, PLACES
 cdef int REQUEST_NOTED, RESPONSE_NOTED, HANDED_ON, NOT_TRAILER, FORBIDDEN
 cdef dict PHRASES, DEFAULT_PORTS
 

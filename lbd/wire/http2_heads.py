@@ -40,7 +40,6 @@ __all__ = ["HTTP2", "request_fields", "request_head", "request_lines", "response
 
 CONNECT = b"CONNECT"
 PLACES = UNKNOWN + 1
-LONGEST_LENGTH = 16  # digits of a Content-Length that need no closer look
 HTTP2 = 2  # a head's `minor`, when it came by HTTP/2
 
 NAMES = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9a-z-]++\n)*+")
@@ -277,9 +276,5 @@ def set_length(head: RequestHead, noted: Noted, has_ended: bool) -> None:
 
 def announced(noted: Noted) -> int:
     """What Content-Length says; -1 for none."""
-    lengths = noted.get(b"content-length") if noted else None
-    if lengths is None:
-        return -1
-    if len(lengths) == 1 and len(lengths[0]) < LONGEST_LENGTH and lengths[0].isdigit():
-        return int(lengths[0])
-    return checked_length(lengths)
+    lengths = noted.get(b"content-length")
+    return -1 if lengths is None else checked_length(lengths)

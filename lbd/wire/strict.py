@@ -125,11 +125,7 @@ def parse_response(buffer: bytes, start: int, end: int, limits: HeadLimits) -> R
         head.minor = 1 if minor == b"1" else 0
         head.headers = without(HOP_BY_HOP_LINES, block, noted, limits)
         set_framing(head, noted)
-        if noted.get(b"connection") == KEEP_ALIVE:
-            head.keep_alive = True
-            head.upgrade = b""
-        else:
-            set_connection(head, noted)
+        set_connection(head, noted)
     except WireError as error:
         if error.status in (400, 501):
             raise explained(error, buffer[start:end], False) from None
