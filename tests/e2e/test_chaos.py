@@ -133,12 +133,13 @@ def test_every_answer_goes_to_who_asked(origins: list[NginxOrigin], tmp_path: Pa
                     victim.start()
                     kills += 1
         counts = load.counts().assert_clean(50_000)
+        lbd.reload(text.calm())
         after = at_rest(lbd)
         print(f"{counts}\n{reloads} reloads, {kills} kills\nbefore: {before}\nafter:  {after}")
         assert lbd.metric("lbd_faults_total") == 0
         assert lbd.metric("lbd_worker_restarts_total") == 0
-        assert after.master_fds <= before.master_fds + 2  # the listener that comes and goes
-        assert after.worker_fds <= before.worker_fds + 1
+        assert after.master_fds <= before.master_fds
+        assert after.worker_fds <= before.worker_fds
         assert after.worker_rss <= before.worker_rss + WORKER_GROWTH
         assert after.master_rss <= before.master_rss + MASTER_GROWTH
 
@@ -151,9 +152,9 @@ def test_a_stop_under_load_answers_everything_that_was_begun(origins: list[Nginx
         lbd.signal(signal.SIGTERM)
         assert lbd.wait(20) == 0
         assert "stopped: nothing was cut short" in lbd.log()
+        wait_until(lambda: load.counts().refused > 0, "the load to find nobody at home")
         counts = load.stop()
         print(counts)
-        assert counts.refused > 0  # it came to an end
         assert counts.failed == counts.refused, counts
 
 

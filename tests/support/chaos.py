@@ -6,6 +6,7 @@ Random, but the same every time: every choice comes from a generator with a fixe
 from __future__ import annotations
 
 import random
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,9 @@ BROKEN = (
     '\n[listener.lost]\nbind = "127.0.0.1:1"\ncluster = "no"\n',
 )
 
+FAST_IDLE = 'idle_timeout = "1s"'  # so that nobody waits long for it to come to rest
+GAUGED = 1.5  # seconds in which each worker has put its gauges anew; it does once a second
+
 
 class ChangingText:
     """The text of a configuration; `change()` makes another one of it that serves the same requests in another way.
@@ -47,7 +51,7 @@ class ChangingText:
         self.routes = 0
         self.balance = BALANCES[0]
         self.response = 30
-        self.pool = ""
+        self.pool = FAST_IDLE
 
     def change(self) -> None:
         """Endpoints, routes, listeners or settings: one or more of them."""
@@ -64,7 +68,13 @@ class ChangingText:
                 case "timeouts":
                     self.response = self.random.randint(10, 60)
                 case _:
-                    self.pool = f"max_idle = {self.random.choice((0, 1, 8, 128))}, max_requests = {self.random.choice((0, 1, 10, 1000))}"
+                    kept, requests = self.random.choice((0, 1, 8, 128)), self.random.choice((0, 1, 10, 1000))
+                    self.pool = f"{FAST_IDLE}, max_idle = {kept}, max_requests = {requests}"
+
+    def calm(self) -> str:
+        """Goes back to the listeners that it began with, so that what a storm has left open can be counted."""
+        self.has_extra = False
+        return str(self)
 
     def __str__(self) -> str:
         clusters = ["web", "other"] if self.routes else ["web"]
@@ -116,12 +126,20 @@ def look(lbd: LbdDaemon, workers: list[int], master: int = 0) -> Rest:
 
 
 def at_rest(lbd: LbdDaemon, timeout: float = PATIENCE, workers: list[int] | None = None, master: int = 0) -> Rest:
-    """Once nobody is connected and the idle upstream connections have been closed. Of those workers, or of all."""
+    """Once nobody is connected, idle upstream connections have been closed and no descriptor comes or goes; of those workers, or of all."""
 
     def is_quiet() -> bool:
         metrics = lbd.metrics()
         gauges = ("lbd_downstream_connections{", "lbd_upstream_connections{", "lbd_endpoint_inflight{")
         return not any(value for name, value in metrics.items() if name.startswith(gauges))
 
-    wait_until(is_quiet, "no connections and nothing in flight", timeout)
-    return look(lbd, workers or lbd.workers(), master)
+    deadline = time.monotonic() + timeout
+    last = None
+    while True:
+        wait_until(is_quiet, "no connections and nothing in flight", timeout)
+        time.sleep(GAUGED)  # and what asked for the metrics has gone
+        rest = look(lbd, workers or lbd.workers(), master)
+        if last is not None and (rest.master_fds, rest.worker_fds) == (last.master_fds, last.worker_fds):
+            return rest
+        assert time.monotonic() < deadline, f"it does not come to rest: {last}, then {rest}"
+        last = rest
