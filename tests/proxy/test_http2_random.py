@@ -174,11 +174,14 @@ class Patient(Http2End):
     def flush(self) -> None:
         pass
 
-    async def pump(self) -> None:
-        self.unsent = getattr(self, "unsent", b"") + self.connection.data_to_send()
-        if self.unsent:
+    unsent = b""
+
+    async def pump(self, nap: float = 0.001) -> bool:
+        self.unsent += self.connection.data_to_send()
+        has_sent = bool(self.unsent)
+        if has_sent:
             self.unsent = self.unsent[self.end.stream.send(self.unsent) :]
-        await super().pump()
+        return await super().pump(nap) or has_sent
 
 
 def named(name: str, size: int) -> bytes:
@@ -220,8 +223,9 @@ async def accept(play: Playbook, run: Run, nursery: trio.Nursery) -> None:
 
 
 async def pump(them: Http2End) -> None:
+    nap = 0.001
     while not them.has_ended:
-        await them.pump()
+        nap = 0.001 if await them.pump(nap) else min(2 * nap, 0.02)
 
 
 def cell(play: Playbook, name: str, *labels: str) -> Any:  # noqa: ANN401 - a number

@@ -190,14 +190,15 @@ class Http2End(Http2Client):
             return
         raise AssertionError(f"did not happen within {seconds} s: {self.answers}, {self.goaways}")
 
-    async def pump(self) -> None:
-        """Takes what is there."""
-        await trio.sleep(0.001)
+    async def pump(self, nap: float = 0.001) -> bool:
+        """Takes what is there after a nap; whether there was something."""
+        await trio.sleep(nap)
         stream = self.end.stream
         stream.may_read = True
         data = stream.recv(1 << 20)
         if data is not None:
             self.feed(data)
+        return data is not None
 
 
 class Http2Socket(Http2Client):

@@ -57,12 +57,13 @@ class End:
 
     async def send(self, data: bytes) -> None:
         """Sends as fast as lbd takes it."""
-        rest = memoryview(data)
+        rest, nap = memoryview(data), 0.001
         while rest:
             sent = self.stream.send(rest)
             rest = rest[sent:]
             if rest:
-                await trio.sleep(0.001)
+                nap = 0.001 if sent else min(2 * nap, 0.02)
+                await trio.sleep(nap)
 
     def end(self) -> None:
         self.stream.send_eof()
@@ -146,6 +147,7 @@ class Playbook:
         self.dialled: list[str] = []
         self.noticed: list[tuple[str, str]] = []  # what the master would be told: of whom, and what kind of thing
         self._waiting: deque[End] = deque()
+        self._came = trio.lowlevel.ParkingLot()
         self._latest: End | None = None
         self._ends: list[tuple[str, End]] = []
 
@@ -222,6 +224,7 @@ class Playbook:
         end = End(theirs)
         self._ends.append((f"upstream {name}", end))
         self._waiting.append(end)
+        self._came.unpark_all()
         greeting = self.greetings.pop(name, None)
         if greeting is not None:
             end >> greeting if greeting else end.close()
@@ -235,8 +238,8 @@ class Playbook:
     async def upstream(self, seconds: float = 5.0) -> End:
         """The next connection that lbd has made."""
         with trio.move_on_after(seconds):
-            while not self._waiting:  # noqa: ASYNC110 - virtual time
-                await trio.sleep(0.001)
+            while not self._waiting:
+                await self._came.park()
             self._latest = self._waiting.popleft()
             return self._latest
         raise AssertionError(f"lbd made no connection within {seconds} s")

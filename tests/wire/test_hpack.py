@@ -154,7 +154,7 @@ def test_huffmans_code_is_read_as_hpack_reads_it(coded: bytes) -> None:
     assert huffman_of(decode_huffman, coded) == huffman_of(their_huffman, coded)
 
 
-@pytest.mark.parametrize("size", [0, 1, 639, 640, 641, 1023, 1024, 1025, 100_000])
+@pytest.mark.parametrize("size", [0, 1, 639, 640, 641, 1023, 1024, 1025, 20_000])
 def test_a_coded_string_of_any_length(size: int) -> None:
     """Of five bits a byte, which need the most room, and of all bytes."""
     for text in (b"a" * size, bytes(range(256)) * (size // 256 + 1)):
