@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["Inherited"]
 
 FIRST = 3  # SD_LISTEN_FDS_START
+LONGEST_COUNT = 10  # digits: more than any limit on open files has
 
 
 class Inherited:
@@ -25,12 +26,12 @@ class Inherited:
         open_now = {int(name) for name in os.listdir("/proc/self/fd") if int(name) >= FIRST and _is_open(int(name))}
         self._open = open_now - set(besides)
         self.names: dict[str, list[int]] = {}
-        count = environ.get("LISTEN_FDS", "0")
-        if environ.get("LISTEN_PID") == str(pid) and count.isdecimal():
+        if environ.get("LISTEN_PID") == str(pid):
             names = environ.get("LISTEN_FDNAMES", "").split(":")
-            for i in range(int(count)):
-                self.names.setdefault(names[i] if i < len(names) else "", []).append(FIRST + i)
-                self._open.add(FIRST + i)
+            count = _count(environ.get("LISTEN_FDS", ""))
+            # Whatever the number says, it brought what is open: a descriptor that somebody has closed on the way is no reason to die.
+            for fd in sorted(fd for fd in self._open if fd < FIRST + count):
+                self.names.setdefault(names[fd - FIRST] if fd - FIRST < len(names) else "", []).append(fd)
         for fd in self._open:
             os.set_inheritable(fd, False)
 
@@ -68,6 +69,11 @@ class Inherited:
             if _is_listening(fd):
                 os.close(fd)
         self._open.clear()
+
+
+def _count(text: str) -> int:
+    """0 for what is no number of descriptors."""
+    return int(text) if text.isdecimal() and len(text) <= LONGEST_COUNT else 0
 
 
 def _is_open(fd: int) -> bool:

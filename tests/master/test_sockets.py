@@ -213,6 +213,16 @@ def test_listen_fds(environ: dict[str, str], names: dict[str, list[int]]) -> Non
             os.close(fd)
 
 
+@pytest.mark.parametrize("count", ["32", "5000000", "9" * 5000])
+async def test_a_listen_fds_that_promises_what_is_not_there_brings_what_is(count: str) -> None:
+    with listening() as sock:
+        inherited = Inherited({"LISTEN_PID": "7", "LISTEN_FDS": count}, 7)
+        word = "no sockets came" if len(count) > 10 else "LISTEN_FDS brought"
+        with pytest.raises(EnvironmentFault, match=f"descriptor 999 was not open when lbd started; {word}"):
+            await open_bind(policy("fd:999"), 1, inherited)
+        (await open_bind(policy(f"fd:{sock.fileno()}"), 1, inherited)).close()
+
+
 async def test_two_sockets_of_one_name_are_ambiguous() -> None:
     inherited = nothing()
     inherited.names = {"web": [3, 4]}
