@@ -5,7 +5,8 @@ key belongs to the first point at or after its crc32. tests/e2e/test_ketama.py a
 
 Three things differ. nginx puts a name with several addresses on the ring as one server, and takes turns among the addresses; here
 each address has its own points (hashed.py). When 20 points in a row are of servers that are down nginx takes turns; here the search goes
-on. And beyond MOST_POINTS everybody gets fewer points in proportion: weights of 65535 would make ten million an endpoint.
+on. And beyond MOST_POINTS everybody gets fewer points: weights of 65535 would make ten million an endpoint. Half as many, or a quarter,
+and so on, but not in proportion: every endpoint that came or went would change the points of all, and move keys that are not its own.
 """
 
 from __future__ import annotations
@@ -23,11 +24,19 @@ if TYPE_CHECKING:
 
     from lbd.cluster.endpoint import Endpoint
 
-__all__ = ["KetamaRing"]
+__all__ = ["KetamaRing", "point_counts"]
 
 POINTS = 160
-MOST_POINTS = 1_600_000  # 10,000 endpoints of weight 1; 13 MB
+MOST_POINTS = 1 << 21  # 13,107 endpoints of weight 1; 16 MB. No round number, which many a cluster would sit on the edge of
 OWNER = 0xFFFFFFFF
+
+
+def point_counts(weights: Sequence[int]) -> list[int]:
+    """How many points each endpoint has. A whole number of halvings apart, fewer points are some of those that more would be."""
+    halvings = 0
+    while POINTS * sum(weights) >> halvings > MOST_POINTS:
+        halvings += 1
+    return [max(1, POINTS * weight >> halvings) for weight in weights]
 
 
 class KetamaRing(Hashed):
@@ -37,9 +46,7 @@ class KetamaRing(Hashed):
 
     def __init__(self, endpoints: Sequence[Endpoint], random: Random) -> None:
         super().__init__(endpoints, random)
-        share = POINTS * min(1.0, MOST_POINTS / (POINTS * sum(endpoint.weight for endpoint in endpoints)))
-        counts = [max(1, int(endpoint.weight * share)) for endpoint in endpoints]
-        self.points = build_points(standing_names(endpoints), counts)
+        self.points = build_points(standing_names(endpoints), point_counts([endpoint.weight for endpoint in endpoints]))
         self.places = len(self.points)
 
     def place(self, key: bytes) -> int:
