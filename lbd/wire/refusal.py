@@ -9,19 +9,17 @@ bad_version; of bodies bad_chunk, bad_trailers, incomplete.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import re
 
 import h11
 
 from lbd.wire.grammar import FIELD_LINE, NOT_TEXT, TOKENS
 
-if TYPE_CHECKING:
-    import re
-
 __all__ = ["HeadLimits", "WireError", "explained", "explained_chunk", "field_error", "first_line_error", "malformed", "target_error"]
 
 CHUNKED_HEAD = b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
 LONGEST_METHOD = 32
+BUFFER = re.compile(r"""bytearray\((b'(?:[^'\\]|\\.)*'|b"(?:[^"\\]|\\.)*")\)""")  # what h11 quotes is a piece of its own buffer
 MOST_WORDS = 200  # h11 quotes the line it refuses, however long
 
 
@@ -54,10 +52,15 @@ def explained(error: WireError, head: bytes, is_request: bool) -> WireError:
     verdict = h11_verdict(head, is_request)
     if verdict is None:
         return error
-    message = str(verdict)
+    message = words_of(verdict)
     if len(message) > MOST_WORDS:
         message = message[:MOST_WORDS] + "..."
     return WireError(error.reason, verdict.error_status_hint, message)
+
+
+def words_of(verdict: h11.RemoteProtocolError) -> str:
+    """Without the name of a type of Python's around what it quotes."""
+    return BUFFER.sub(r"\1", str(verdict))
 
 
 def explained_chunk(error: WireError, chunk: bytes) -> WireError:
