@@ -19,7 +19,7 @@ proxies the right-most address of the chain that is not one of theirs: everythin
 from __future__ import annotations
 
 import re
-from ipaddress import IPv6Address, ip_address, ip_network
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import TYPE_CHECKING
 
 from lbd.proxy.reasons import failure
@@ -27,7 +27,7 @@ from lbd.wire.grammar import CLAIMS, LOOKALIKES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from ipaddress import IPv4Address, IPv4Network, IPv6Network
+    from ipaddress import IPv4Address
 
     from lbd.proxy.listener import ForwardedPolicy
     from lbd.wire.message import RequestHead
@@ -39,6 +39,7 @@ PSEUDONYM = b"lbd"
 VERSIONS = (b"1.0 ", b"1.1 ", b"2.0 ")  # by a head's `minor`
 MAX_PASSES = 10  # a chain of edge, inner and sidecar balancers is 3 deep; a circle passes 10 within milliseconds
 MAX_REMEMBERED = 1024  # addresses whose trust is remembered; the chain of a busy proxy has many, each several times
+MAPPED = 96  # bits in front of an IPv4 address within an IPv6 one
 MAX_ADDRESS = 64  # characters; the longest form, "[...%scope]:65535", is shorter
 # What only a trusted proxy is believed. Via is history, not a claim, and x-request-id has a rule of its own.
 STRANGERS_LOSE = CLAIMS - {b"via", b"x-request-id"}
@@ -243,8 +244,13 @@ def without_mapping(peer: str) -> str:
 
 
 def parse_network(text: str) -> IPv4Network | IPv6Network:
+    """IPv4 when it is mapped, for so are the addresses that are looked for in it."""
     try:
-        return ip_network(text)
+        network = ip_network(text)
+        mapped = network.network_address.ipv4_mapped if isinstance(network, IPv6Network) else None
+        if mapped is None or network.prefixlen < MAPPED:
+            return network
+        return IPv4Network((mapped, network.prefixlen - MAPPED))
     except ValueError as error:
         remedy = 'write an address ("10.0.0.1"), a network ("10.0.0.0/8") or "unix:"'
         raise ValueError(f'"{text}" is not a network: {error}; {remedy}') from None

@@ -11,6 +11,9 @@ in version 2), and in practice comes in one piece. It says None as long as the b
 
 "No address" is a header too: LOCAL (the proxy's own health check), UNKNOWN, UNSPEC. Then the connection's own addresses hold.
 
+A dual-stack proxy that listens on [::] sees IPv4 clients as mapped addresses (::ffff:192.0.2.1) and says so. They are IPv4 here, as
+everywhere in lbd: in logs and lists, and where clients are counted by their address.
+
 TLVs are kept as they came, and go out again with the header; only the checksum covers the whole header and is made anew.
 """
 
@@ -94,9 +97,14 @@ def _address(kind: type[IPv4Address | IPv6Address], text: bytes) -> str:
     try:
         if b"%" in text:  # a scope means something on its own machine only
             raise ValueError
-        return str(kind(text.decode("ascii")))
+        return _name(kind(text.decode("ascii")))
     except ValueError:
         raise _invalid(f"{text!r} is not an address of its family") from None
+
+
+def _name(address: IPv4Address | IPv6Address) -> str:
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return str(mapped or address)
 
 
 def _port(text: bytes) -> int:
@@ -136,7 +144,7 @@ def _addressed(data: bytes, family: int, tlvs: bytes) -> ProxyHeader:
         return ProxyHeader(str(IPv4Address(source)), source_port, str(IPv4Address(destination)), destination_port, tlvs=tlvs)
     if family == TCP6:
         source, destination, source_port, destination_port = unpack_from("!16s16sHH", data, FIXED)
-        return ProxyHeader(str(IPv6Address(source)), source_port, str(IPv6Address(destination)), destination_port, tlvs=tlvs)
+        return ProxyHeader(_name(IPv6Address(source)), source_port, _name(IPv6Address(destination)), destination_port, tlvs=tlvs)
     if family == UNIX:
         source, destination = unpack_from("108s108s", data, FIXED)
         return ProxyHeader(_unix_name(source), 0, _unix_name(destination), 0, tlvs=tlvs)

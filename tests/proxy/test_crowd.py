@@ -195,6 +195,17 @@ async def test_behind_a_proxy_header_its_client_counts() -> None:
         assert len(play.listener.crowd) == 1  # the playbook's own connection
 
 
+async def test_ipv4_clients_of_a_dual_stack_proxy_are_not_one_network() -> None:
+    async with Playbook(listener=policy((), ("10.0.0.1",), connections_per_address=1), routes=[FIXED], checks_bytes=False) as play:
+        door = Door(play)
+        ends = [enter(door, "10.0.0.1") for _ in range(4)]
+        for end, client in zip(ends, ["::ffff:192.0.2.3", "::ffff:192.0.2.4", "::ffff:c000:205", "::ffff:c000:203"], strict=True):
+            end >> b"PROXY TCP6 %b 2001:db8::9 1000 80\r\n" % client.encode()
+        await trio.sleep(0.1)
+        assert [await is_in(end) for end in ends] == [True] * 3 + [False]
+        assert [line.client for line in play.lines if line.reason] == ["192.0.2.3"]  # type: ignore[attr-defined]
+
+
 async def test_a_reload_changes_the_limit_for_who_is_here() -> None:
     async with Playbook(listener=policy(connections_per_address=0), routes=[FIXED], checks_bytes=False) as play:
         door = Door(play)

@@ -314,6 +314,21 @@ def test_via_alone() -> None:
 
 
 @pytest.mark.parametrize(
+    ("entry", "peer", "is_trusted"),
+    [
+        ("::ffff:10.0.0.0/104", "::ffff:10.9.9.9", True),
+        ("::ffff:10.0.0.0/104", "10.9.9.9", True),
+        ("::ffff:10.0.0.1", "10.0.0.1", True),
+        ("::ffff:10.0.0.1", "10.0.0.2", False),
+        ("10.0.0.1", "::ffff:a00:1", True),
+        ("::/64", "10.0.0.1", False),
+    ],
+)
+def test_a_mapped_network_is_one_of_ipv4(entry: str, peer: str, is_trusted: bool) -> None:
+    assert Forwarding(ForwardedPolicy(trusted_proxies=(entry,)), zeros).is_trusted(peer) is is_trusted
+
+
+@pytest.mark.parametrize(
     ("entry", "message"),
     [("10.0.0.1/8", "has host bits set"), ("nonsense", "is not a network"), ("10.0.0.0/33", "is not a network"), ("", "is not a network")],
 )

@@ -81,6 +81,19 @@ async def test_in_http_too() -> None:
         assert line(play).bytes_in == len(GET)
 
 
+@pytest.mark.parametrize("header", [b"PROXY TCP6 ::ffff:203.0.113.7 ::1 1 2\r\n", b"PROXY TCP6 ::ffff:cb00:7107 ::1 1 2\r\n"])
+async def test_an_ipv4_client_of_a_dual_stack_proxy_is_one_of_ipv4(header: bytes) -> None:
+    policy = ListenerPolicy("web", ("test",), proxy_protocol=TRUSTED.proxy_protocol)
+    async with Playbook(listener=policy, checks_bytes=False) as play:
+        play.downstream >> header + GET
+        up = await play.upstream()
+        assert b"X-Forwarded-For: 203.0.113.7\r\n" in await up.read_until(b"\r\n\r\n")
+        up >> b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+        await play.downstream.read_until(b"ok")
+        await settle()
+        assert line(play).client == "203.0.113.7"
+
+
 HTTP = ListenerPolicy("web", ("test",), proxy_protocol=TRUSTED.proxy_protocol, timeouts=TIMEOUTS)
 
 

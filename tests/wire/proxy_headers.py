@@ -13,6 +13,7 @@ __all__ = ["BAD", "LONGEST_V1", "SIGNATURE", "TAKEN", "V4", "binary", "tlv", "wi
 SIGNATURE = b"\r\n\r\n\x00\r\nQUIT\n"
 V4 = bytes([192, 0, 2, 1, 198, 51, 100, 2]) + pack("!HH", 1234, 443)
 V6 = IPv6Address("2001:db8::1").packed + IPv6Address("2001:db8::2").packed + pack("!HH", 1234, 443)
+MAPPED = IPv6Address("::ffff:192.0.2.1").packed
 PATHS = b"/run/a".ljust(108, b"\0") + b"\0hidden".ljust(108, b"\0")
 
 
@@ -35,11 +36,14 @@ LONGEST_V1 = b"PROXY TCP6 " + b" ".join([b"ffff:ffff:ffff:ffff:ffff:ffff:ffff:ff
 TAKEN: list[tuple[str, bytes, ProxyHeader]] = [
     ("tcp4", b"PROXY TCP4 192.0.2.1 198.51.100.2 1234 443\r\n", ProxyHeader("192.0.2.1", 1234, "198.51.100.2", 443)),
     ("tcp6", b"PROXY TCP6 2001:DB8::1 ::1 1 65535\r\n", ProxyHeader("2001:db8::1", 1, "::1", 65535)),
+    ("tcp6, mapped", b"PROXY TCP6 ::ffff:192.0.2.1 ::1 1 2\r\n", ProxyHeader("192.0.2.1", 1, "::1", 2)),
+    ("tcp6, mapped, without dots", b"PROXY TCP6 ::FFFF:C000:201 ::ffff:c633:6402 1 2\r\n", ProxyHeader("192.0.2.1", 1, "198.51.100.2", 2)),
     ("port 0", b"PROXY TCP4 192.0.2.1 198.51.100.2 0 443\r\n", ProxyHeader("192.0.2.1", 0, "198.51.100.2", 443)),
     ("unknown", b"PROXY UNKNOWN\r\n", ProxyHeader()),
     ("unknown with more", b"PROXY UNKNOWN ffff::1 whatever 3 4 5 6\r\n", ProxyHeader()),
     ("v2 tcp4", binary(0x21, 0x11, V4), ProxyHeader("192.0.2.1", 1234, "198.51.100.2", 443)),
     ("v2 tcp6", binary(0x21, 0x21, V6), ProxyHeader("2001:db8::1", 1234, "2001:db8::2", 443)),
+    ("v2 tcp6, mapped", binary(0x21, 0x21, MAPPED + V6[16:]), ProxyHeader("192.0.2.1", 1234, "2001:db8::2", 443)),
     ("v2 unix", binary(0x21, 0x31, PATHS), ProxyHeader("unix:/run/a", 0, "unix:@hidden", 0)),
     ("v2 unix without names", binary(0x21, 0x31, b"\0" * 216), ProxyHeader("unix:", 0, "unix:", 0)),
     ("v2 unspec", binary(0x21, 0x00, b""), ProxyHeader()),

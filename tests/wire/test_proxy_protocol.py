@@ -112,7 +112,8 @@ TLVS = st.lists(st.tuples(st.integers(4, 255), st.binary(max_size=40)).map(lambd
 def test_round_trip(
     addresses: tuple[IPv4Address | IPv6Address, IPv4Address | IPv6Address], left: int, right: int, tlvs: bytes, version: int, rest: bytes
 ) -> None:
-    header = ProxyHeader(str(addresses[0]), left, str(addresses[1]), right, tlvs=tlvs if version == 2 else b"")
+    source, destination = (getattr(address, "ipv4_mapped", None) or address for address in addresses)
+    header = ProxyHeader(str(source), left, str(destination), right, tlvs=tlvs if version == 2 else b"")
     data = encode_proxy_header(version, header)
     assert parse_proxy_header(data + rest) == (header, len(data))
 
