@@ -13,7 +13,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["Choice", "Count", "Duration", "Ratio", "Size", "Text"]
+__all__ = ["MASK", "Choice", "Count", "Duration", "Ratio", "Secret", "Size", "Text"]
+
+MASK = "********"  # what is shown in place of a secret
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,3 +65,12 @@ class Text:
     """A string with a grammar of its own; `parse` is called by the loader and raises ValueError with a sentence."""
 
     parse: object = None
+
+
+class Secret(str):
+    """A text that works like any other and is not shown: what prints a configuration writes MASK, and so does a trace that has it."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return repr(MASK)

@@ -3,8 +3,8 @@
     dump_toml(config)       what `lbd config` and the admin API show
     dump_tree(config)       the same as a tree, for JSON
 
-Loaded again it gives an equal Config, but for the token, which is masked. What is not set and has no value of its own (a route's
-`path`, a cluster without health checks) is left out: there is nothing to write that would mean that.
+Loaded again it gives an equal Config, but for its secrets (config/secret.py), which are masked. What is not set and has no value
+of its own (a route's `path`, a cluster without health checks) is left out: there is nothing to write that would mean that.
 """
 
 from __future__ import annotations
@@ -13,21 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 import tomli_w
 
-from lbd.cluster.sticky import StickyPolicy
-from lbd.config.daemon import AdminPolicy
 from lbd.config.fields import Field, fields_of
+from lbd.config.secret import SECRETS, veiled
 from lbd.config.text import escape
 from lbd.config.units import duration_text, size_text
-from lbd.policy import Duration, Size
+from lbd.policy import MASK, Duration, Size
 from lbd.routing.conditions import PRESENT
 
 if TYPE_CHECKING:
     from lbd.config.schema import Config
 
-__all__ = ["MASK", "dump_json", "dump_toml", "dump_tree", "grouped", "toml_text"]
-
-MASK = "********"
-SECRETS = {(AdminPolicy, "token"), (StickyPolicy, "secret")}
+__all__ = ["dump_json", "dump_toml", "dump_tree", "grouped", "toml_text"]
 
 Tree = dict[str, Any]
 
@@ -75,8 +71,8 @@ class Writer:
             value = getattr(policy, field.name)
             if is_unset(field, value) or (self._only_changed and not field.is_required and value == field.default):
                 continue
-            if (kind, field.name) in SECRETS and not self._with_secrets:
-                value = MASK
+            if not self._with_secrets:
+                value = MASK if (kind, field.name) in SECRETS else veiled(field, value)
             written = self._value(field, value)
             if written or value != field.default or field.form != "table":
                 parts.get(field.form, parts[""])[field.key] = written

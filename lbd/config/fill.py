@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from lbd.cluster.tls_policy import ClusterTlsPolicy
 from lbd.config.fields import Field, fields_of
 from lbd.config.grammar import GRAMMARS, PAIR_GRAMMARS
+from lbd.config.secret import SECRETS, guarded
 from lbd.config.suggest import closest, foreign_balance, unknown_key
 from lbd.config.text import Expanded
 from lbd.config.units import kind_of, parse_count, parse_duration, parse_ratio, parse_size
-from lbd.policy import Choice, Count, Duration, Ratio, Size, Text
+from lbd.policy import Choice, Count, Duration, Ratio, Secret, Size, Text
 from lbd.proxy.tls_policy import ListenerTlsPolicy
 from lbd.routing.conditions import PRESENT
 
@@ -122,7 +123,7 @@ class Filler:
             raise ValueError("must not be empty")
         if check := GRAMMARS.get((policy, field.name)):
             check(text)
-        return text
+        return Secret(text) if (policy, field.name) in SECRETS else text
 
     def _bool(self, _policy: type, _field: Field, value: object, _path: KeyPath) -> bool:
         if isinstance(value, Expanded):
@@ -223,7 +224,7 @@ class Filler:
                 return [PRESENT]
             if not isinstance(item, str):
                 raise ValueError(f'must be a string, "~" and a regular expression, or true (it is there), not {kind_of(item)}')
-            return [str(item)]
+            return [item]
 
         found = self._entries(policy, field, value, path, read)
         if field.name != "headers":
@@ -241,7 +242,8 @@ class Filler:
         pairs: list[Pair] = []
         for name, item in value.items():
             try:
-                for text in read(item):
+                for written in read(item):
+                    text = guarded(policy, field.name, name, written)
                     if check:
                         check(name, text)
                     pairs.append((name, text))
@@ -273,7 +275,8 @@ def plain_string(value: object) -> str:
 
 
 def as_list(value: object) -> list[str]:
-    return [plain_string(item) for item in (value if isinstance(value, list) else [value])]
+    """Expanded ones stay what they are: `guarded` wants to know what came from the environment."""
+    return [item if isinstance(item, str) else plain_string(item) for item in (value if isinstance(value, list) else [value])]
 
 
 def number_of(value: object) -> object:

@@ -18,6 +18,7 @@ from lbd.cluster.sticky import StickyPolicy
 from lbd.cluster.tls_policy import ClusterTlsPolicy
 from lbd.config.addresses import parse_bind, parse_endpoint
 from lbd.config.daemon import AdminPolicy, DaemonPolicy
+from lbd.policy import Secret
 from lbd.proxy.listener import ForwardedPolicy, ListenerPolicy, ProxyProtocolPolicy
 from lbd.proxy.upgrades import parse_protocol
 from lbd.routing.conditions import PRESENT, compile_pattern, expected_value
@@ -161,7 +162,12 @@ def header_condition(name: str, value: str) -> None:
 def condition(_name: str, value: str) -> None:
     if value != PRESENT and not FIELD_VALUE.fullmatch(value):
         raise ValueError(f'the value of "{_name}" has a line break or another control character')
-    expected_value(value)
+    try:
+        expected_value(value)
+    except ValueError:
+        if isinstance(value, Secret):
+            raise ValueError("is not a regular expression; it is a secret, so that no more of it is shown here") from None
+        raise
 
 
 def probe_field(name: str, value: str) -> None:

@@ -173,15 +173,16 @@ class Reader:
     def _with_environment(self, text: str) -> str:
         if "${" not in text:
             return text
-        expanded = VARIABLE.sub(lambda match: self._replacement(match, text), text)
+        expanded = VARIABLE.sub(self._replacement, text)
         return Expanded(expanded) if any(not match[1] for match in VARIABLE.finditer(text)) else expanded
 
-    def _replacement(self, match: re.Match[str], text: str) -> str:
+    def _replacement(self, match: re.Match[str]) -> str:
         literal, name, default = match.groups()
         if literal is not None:
             return "${"
         if not name:
-            raise ValueError(f'"{text}": write ${{NAME}} or ${{NAME:-default}} for a variable of the environment, $${{ for a plain ${{')
+            # Not quoted: a password with "${" in it is how one gets here.
+            raise ValueError("write ${NAME} or ${NAME:-default} for a variable of the environment, $${ for a plain ${")
         value = self._environ.get(name)
         if default is not None:
             return value or default
