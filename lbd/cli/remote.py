@@ -33,7 +33,7 @@ TOKEN_VARIABLE = "LBD_ADMIN_TOKEN"
 PACKAGED_CONTROL = "unix:/run/lbd/control.sock"  # RuntimeDirectory=lbd, in systemd/lbd.service
 TITLES = ("ENDPOINT", "STATE", "WEIGHT", "IN FLIGHT", "")
 NUMBERS = TITLES[2:4]
-STATES = {"up": "up", "down": "DOWN", "ejected": "EJECTED", "half_open": "on trial"}
+STATES = {"up": "up", "down": "DOWN", "ejected": "EJECTED", "half_open": "on trial", "unresolved": "NO ADDRESS"}
 KINDS = ("listeners", "binds", "routes", "clusters", "endpoints")
 
 Tree = dict[str, Any]
@@ -175,7 +175,7 @@ def describe_status(status: Tree) -> Iterator[str]:
     for host, name in (status.get("names") or {}).items():
         if name.get("failures"):
             kept = "the last addresses stay" if name.get("addresses") else "its clusters go without it"
-            yield f"  {host} does not resolve (failed lookups: {name['failures']}): {kept}"
+            yield f"  {host} does not resolve: {name.get('problem')} (failed lookups: {name['failures']}); {kept}"
 
 
 def describe_clusters(clusters: Tree) -> Iterator[str]:
@@ -187,6 +187,8 @@ def describe_clusters(clusters: Tree) -> Iterator[str]:
         words = [f"{up} of {len(endpoints)} endpoints up", f"{drained} drained" if drained else "", str(cluster.get("balance"))]
         panic = "; PANIC: too few are up, so health is ignored" if cluster.get("panic") else ""
         yield f"cluster {name}: {', '.join(filter(None, [*words, *describe_load(cluster)]))}{panic}"
+        if (why := cluster.get("why")) and not panic:
+            yield f"  {why}"
         yield from describe_levels(cluster.get("levels", []))
         if endpoints:
             yield from in_columns([TITLES, *map(describe_endpoint, endpoints)])
@@ -222,8 +224,8 @@ def describe_endpoint(endpoint: Tree) -> tuple[str, ...]:
         notes.append(str(why))
     if endpoint.get("weight", 1) != endpoint.get("configured_weight", endpoint.get("weight", 1)):
         notes.append(f"configured weight {endpoint['configured_weight']}")
-    notes += [describe_overlay(overlay) for overlay in endpoint.get("overlays", [])]
-    place = f"{address} ({own})" if own and own != address else str(address)
+    notes += [describe_overlay(overlay) for overlay in endpoint.get("overlays", []) if overlay.get("kind") != "drain"]  # `why` has those
+    place = f"{address} ({own})" if own and address and own != address else str(address or own)
     return place, state, str(endpoint.get("weight", 1)), str(endpoint.get("inflight", 0)), "; ".join(notes)
 
 

@@ -97,6 +97,7 @@ class _Name:
         self.addresses: tuple[str, ...] = ()  # sorted, each once; never replaced by nothing
         self.interval = DEFAULT_INTERVAL
         self.failures = 0  # in a row
+        self.problem = ""  # of the last lookup, if it was one of them
         self.scope: trio.CancelScope | None = None  # of the task that keeps it fresh
 
     def pause(self, random: Random) -> float:
@@ -190,9 +191,20 @@ class Resolver:
     def snapshot(self) -> dict[str, dict[str, object]]:
         """For the admin API: host -> its addresses and how the lookups go."""
         return {
-            host: {"addresses": list(name.addresses), "interval": name.interval, "failures": name.failures}
+            host: {"addresses": list(name.addresses), "interval": name.interval, "failures": name.failures, "problem": name.problem}
             for host, name in sorted(self._names.items())
         }
+
+    def missing(self, cluster: ClusterPolicy) -> list[tuple[EndpointPolicy, str]]:
+        """The endpoints that a cluster does without, because no address of theirs is known, and why, in a sentence."""
+        return [(policy, self._why_missing(policy)) for policy in cluster.endpoints if not self._addresses(policy)]
+
+    def _why_missing(self, policy: EndpointPolicy) -> str:
+        host, _ = split_address(policy.address)
+        name = self._names.get(host)
+        if name is None or not name.problem:
+            return f"{host} has not been looked up yet"
+        return f"{host} does not resolve: {name.problem}" + (f", {name.failures} times in a row" if name.failures > 1 else "")
 
     def _keep_fresh(self, name: _Name) -> None:
         """Starts the name's task, once there is a nursery and unless it runs."""
@@ -225,6 +237,7 @@ class Resolver:
         self._counts[name.host, result] += 1
         self._log(name, problem)
         name.failures = name.failures + 1 if problem else 0
+        name.problem = problem
         changed = bool(addresses) and addresses != name.addresses
         name.addresses = addresses or name.addresses
         return changed

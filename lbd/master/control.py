@@ -200,6 +200,15 @@ class Control:
             "overlays": [self._describe(overlay, is_dormant=overlay.key in dormant) for overlay in self.overlays],
         }
 
+    def why_drained(self, cluster: str, endpoint: Named) -> str:
+        """By whom, since when, until when and why; "" when it is not."""
+        overlay = self.overlays.held(cluster, endpoint, DRAIN)
+        if overlay is None:
+            return ""
+        until = f" until {clock_text(overlay.until)}" if overlay.until else ""
+        reason = f": {overlay.reason}" if overlay.reason else ""
+        return f"drained by {overlay.who or 'somebody'} since {clock_text(overlay.since)}{until}{reason}"
+
     def of(self, cluster: str, endpoint: Named) -> list[dict[str, Any]]:
         """Those that hold for one endpoint, for the admin API."""
         held = [self.overlays.held(cluster, endpoint, kind) for kind in (DRAIN, WEIGHT)]

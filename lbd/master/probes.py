@@ -145,10 +145,15 @@ class Prober:
         check = self._clusters.get(cluster, {}).get(address)
         if check is None or check.state.up:
             return ""
-        if check.last is None:
-            return f"health check: {check.state.reason or 'it has not been made yet'}"
-        failures = f"{check.state.failures} failures in a row, the last" if check.state.failures > 1 else "the last failure"
-        return f"health check: {failures}: {check.state.reason or 'not known'}"
+        state = check.state
+        if state.successes:
+            since = f" since it failed: {state.reason}" if state.reason else ""
+            return f"{state.successes} of {check.policy.rise} health checks have succeeded{since}"
+        if state.failures > 1:
+            return f"its health check has failed {state.failures} times in a row, the last time: {state.reason}"
+        if state.reason:
+            return f"its health check has failed: {state.reason}"
+        return "its health check fails in lbd itself, the log has a trace" if check.faults else "its health check has not been made yet"
 
     def snapshot(self, cluster: str) -> dict[str, dict[str, Any]]:
         """For the admin API: address -> what is known."""
@@ -176,7 +181,7 @@ class Prober:
     def _begin(self, policy: HealthPolicy, cluster: str, address: str, before: _Check | None) -> _Check:
         check = _Check(policy, address, trio.current_time())
         if before is not None:
-            check.state.up = before.state.up
+            check.state.up, check.state.reason = before.state.up, before.state.reason
             check.since = before.since
         elif inherited := self._inherited.get(cluster, {}).get(address):
             check.state.up, check.state.reason = inherited

@@ -37,9 +37,9 @@ class Standings:
             return "down"
         return "half_open" if self._ejections.trial(cluster, address) else "up"
 
-    def why(self, cluster: str, address: str) -> str:
-        """Why it is out, or not wholly in; "" when it is."""
-        return "; ".join(filter(None, [self._ejections.why(cluster, address), self._prober.why(cluster, address)]))
+    def why(self, cluster: str, address: str, drained: str = "") -> str:
+        """Why it is out, or not wholly in, in one sentence; "" when it is. `drained` says so of an operator."""
+        return ", and ".join(filter(None, [drained, self._ejections.why(cluster, address), self._prober.why(cluster, address)]))
 
     def metrics(self, clusters: Iterable[tuple[str, Iterable[EndpointState]]]) -> Iterable[tuple[str, dict[str, str], float]]:
         """For /metrics."""

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import trio
 
 from lbd import __version__, core, metrics
 from lbd.admin.command import Fault
-from lbd.cluster.breaker import BreakerState
-from lbd.cluster.tiers import BACKUP, is_panic, spread
+from lbd.cluster.tiers import is_panic
 from lbd.config.dump import dump_json, dump_toml, grouped
+from lbd.master.cluster_facts import admission_of, breaker_of, levels_of, why_of
 from lbd.master.commands import Member
 from lbd.master.control import named
+from lbd.master.overlay import Named
 from lbd.master.states import MasterState, WorkerState
 
 if TYPE_CHECKING:
@@ -22,16 +22,13 @@ if TYPE_CHECKING:
 
     from lbd.admin.command import Command
     from lbd.admin.view import OwnMetric
-    from lbd.cluster.cluster import ClusterPolicy
+    from lbd.cluster.cluster import ClusterPolicy, EndpointPolicy
     from lbd.core.board import Board
+    from lbd.master.cluster_facts import Totals
     from lbd.master.master import Master
-    from lbd.master.overlay import Named
     from lbd.master.reloads import Reloads
-    from lbd.worker.messages import EndpointState
 
 __all__ = ["MasterView"]
-
-Totals = Mapping[tuple[int, tuple[str, ...]], Sequence[int]]  # of the board
 
 
 class MasterView:
@@ -82,6 +79,7 @@ class MasterView:
         found = master.book.found()[cluster.name] if master.supervisor else ()
         states = master.book.of(cluster.name) if master.supervisor else ()
         health = master.prober.snapshot(cluster.name)
+        breaker = breaker_of(totals, cluster)
         return {
             "balance": cluster.balance,
             "is_checked": cluster.health is not None,
@@ -89,7 +87,8 @@ class MasterView:
             "panic": is_panic(states, cluster.spread()),
             "levels": levels_of(cluster, states),
             "sticky": cluster.sticky is not None,
-            "breaker": breaker_of(totals, cluster),
+            "breaker": breaker,
+            "why": why_of(cluster, states, breaker) if master.supervisor else "",
             **(admission_of(master.board, totals, master.book.places()[cluster.name], cluster, states) if master.supervisor else {}),
             "endpoints": [
                 {
@@ -110,11 +109,39 @@ class MasterView:
                     **health.get(state.address, {"checked": False}),
                     "up": state.up,
                     "state": master.standings.state(cluster.name, state.address),
-                    "why": master.standings.why(cluster.name, state.address),
+                    "why": master.standings.why(cluster.name, state.address, master.control.why_drained(cluster.name, named(endpoint))),
                     "slow_start": totals.get((metrics.SLOW_STARTS.number, (cluster.name, state.address)), (0,))[0],
                 }
                 for endpoint, state in zip(found, states, strict=True)
-            ],
+            ]
+            + [self._missing(cluster.name, endpoint, why) for endpoint, why in master.resolver.missing(cluster)],
+        }
+
+    def _missing(self, cluster: str, endpoint: EndpointPolicy, why: str) -> dict[str, Any]:
+        """An endpoint without an address, in the words of the others."""
+        control, place = self._master.control, Named(endpoint.address, "", endpoint.weight)
+        is_drained, weight = control.overlays.standing(cluster, place)
+        drained = control.why_drained(cluster, place)
+        return {
+            "name": endpoint.address,
+            "address": "",
+            "weight": weight,
+            "configured_weight": endpoint.weight,
+            "drained": is_drained,
+            "overlays": control.of(cluster, place),
+            "backup": endpoint.backup,
+            "priority": endpoint.priority,
+            "zone": endpoint.zone,
+            "metadata": grouped(endpoint.metadata),
+            "max_requests": endpoint.max_requests,
+            "max_connections": endpoint.max_connections,
+            "inflight": 0,
+            "connections": 0,
+            "checked": False,
+            "up": False,
+            "state": "unresolved",
+            "why": f"{drained}, and {why}" if drained else why,
+            "slow_start": 0,
         }
 
     def overlays(self) -> dict[str, Any]:
@@ -185,39 +212,3 @@ class MasterView:
         supervisor = self._master.supervisor
         workers = {f"worker-{slot.number}": slot.pid for slot in supervisor.slots if slot.is_alive and slot.pid} if supervisor else {}
         return {"master": os.getpid(), **workers}
-
-
-def admission_of(board: Board, totals: Totals, place: int, cluster: ClusterPolicy, states: Sequence[EndpointState]) -> dict[str, Any]:
-    """What all endpoints together have and may have, over all workers; 0 is no limit."""
-    adaptive = totals.get((metrics.ADAPTIVE_LIMIT.number, (cluster.name,)), (0,))[0] if cluster.adaptive.enabled else 0
-    return {
-        "max_requests": cluster.limits.max_requests,
-        "max_connections": cluster.limits.max_connections,
-        "adaptive_limit": adaptive,
-        "inflight": sum(board.inflight(state.index) for state in states),
-        "connections": sum(board.connections(state.index) for state in states),
-        "queued": board.waiting(place),
-    }
-
-
-def breaker_of(totals: Totals, cluster: ClusterPolicy) -> dict[str, int] | None:
-    """How many workers have it in which state; None where there is none."""
-    if cluster.breaker is None:
-        return None
-    series = {state.value: totals.get((metrics.BREAKER_STATE.number, (cluster.name, state.value)), (0,)) for state in BreakerState}
-    return {state: cells[0] for state, cells in series.items()}
-
-
-def levels_of(cluster: ClusterPolicy, states: Sequence[EndpointState]) -> list[dict[str, Any]]:
-    """In the order in which they are tried, with their shares of all requests; `kind` says why requests are in a part ("": at home)."""
-    return [
-        {
-            "level": "backup" if level.number == BACKUP else level.number,
-            "endpoints": len(level.members),
-            "up": level.up,
-            "share": round(level.share, 3),
-            "panic": level.is_panicking,
-            "parts": [{"kind": part.kind, "endpoints": len(part.usable), "share": round(part.share, 3)} for part in level.parts],
-        }
-        for level in spread(states, cluster.spread())
-    ]

@@ -244,8 +244,8 @@ def test_a_status_for_people() -> None:
         ],
         "names": {
             "a.example": {"addresses": ["10.0.0.1"], "failures": 0},
-            "b.example": {"addresses": ["10.0.0.2"], "failures": 3},
-            "c.example": {"addresses": [], "failures": 1},
+            "b.example": {"addresses": ["10.0.0.2"], "failures": 3, "problem": "no answer within 5 s"},
+            "c.example": {"addresses": [], "failures": 1, "problem": "no address"},
         },
     }  # fmt: skip
     assert list(describe_status(status)) == [
@@ -256,8 +256,8 @@ def test_a_status_for_people() -> None:
         "  worker 0: serving, pid 8, 1 h 2 min",
         "  worker 1: serving, pid 9, 12 s, has not answered 4 pings",
         "  workers restarted: 1",
-        "  b.example does not resolve (failed lookups: 3): the last addresses stay",
-        "  c.example does not resolve (failed lookups: 1): its clusters go without it",
+        "  b.example does not resolve: no answer within 5 s (failed lookups: 3); the last addresses stay",
+        "  c.example does not resolve: no address (failed lookups: 1); its clusters go without it",
     ]
 
 
@@ -269,16 +269,22 @@ def test_clusters_for_people() -> None:
             "endpoints": [
                 {"name": "10.0.0.1:80", "address": "10.0.0.1:80", "weight": 1, "up": True, "inflight": 3, "why": ""},
                 {"name": "b:80", "address": "10.0.0.2:80", "weight": 5, "backup": True, "up": False, "why": "down since 5 s: status 503"},
-                {"address": "10.0.0.3:80", "up": True, "drained": True, "inflight": 12, "overlays": [{**who, "kind": "drain"}]},
                 {
-                    "address": "10.0.0.4:80", "up": False, "drained": True, "why": "refused", "state": "ejected",
-                    "weight": 2, "configured_weight": 9,
+                    "address": "10.0.0.3:80", "up": True, "drained": True, "inflight": 12, "why": "drained by root: disk",
+                    "overlays": [{**who, "kind": "drain"}],
+                },
+                {
+                    "address": "10.0.0.4:80", "up": False, "drained": True, "why": "drained by uid 7, and ejected",
+                    "state": "ejected", "weight": 2, "configured_weight": 9,
                     "overlays": [{"kind": "drain", "who": "uid 7"}, {**who, "kind": "weight", "weight": 2, "until": None}],
                 },
             ],
         },
         "api": {"balance": "random", "panic": True, "endpoints": [{"address": "10.0.0.3:80", "up": False, "why": "status 500"}]},
-        "none": {"balance": "random", "endpoints": []},
+        "none": {
+            "balance": "random", "why": "the breaker is open",
+            "endpoints": [{"address": "", "name": "c:80", "up": False, "state": "unresolved", "why": "c does not resolve: no address"}],
+        },
     }  # fmt: skip
     assert (
         "\n".join(describe_clusters(clusters))
@@ -287,12 +293,15 @@ cluster web: 1 of 4 endpoints up, 2 drained, round-robin
   ENDPOINT            STATE             WEIGHT  IN FLIGHT
   10.0.0.1:80         up                     1          3
   10.0.0.2:80 (b:80)  DOWN                   5          0  backup; down since 5 s: status 503
-  10.0.0.3:80         drained                1         12  drained by root until 2026-11-28 18:00:00 UTC: disk
-  10.0.0.4:80         drained, EJECTED       2          0  refused; configured weight 9; drained by uid 7; weight 2 by root: disk
+  10.0.0.3:80         drained                1         12  drained by root: disk
+  10.0.0.4:80         drained, EJECTED       2          0  drained by uid 7, and ejected; configured weight 9; weight 2 by root: disk
 cluster api: 0 of 1 endpoints up, random; PANIC: too few are up, so health is ignored
   ENDPOINT     STATE  WEIGHT  IN FLIGHT
   10.0.0.3:80  DOWN        1          0  status 500
-cluster none: 0 of 0 endpoints up, random"""
+cluster none: 0 of 1 endpoints up, random
+  the breaker is open
+  ENDPOINT  STATE       WEIGHT  IN FLIGHT
+  c:80      NO ADDRESS       1          0  c does not resolve: no address"""
     )
 
 

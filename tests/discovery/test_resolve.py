@@ -140,6 +140,25 @@ async def test_a_name_that_does_not_resolve_costs_only_itself(
     assert f"gone does not resolve: {words}; its clusters go without it" in caplog.text
 
 
+async def test_what_a_cluster_goes_without_is_told_with_the_reason(autojump_clock: MockClock) -> None:
+    script = Script(gone=[NO_NAME, NO_NAME, ["10.0.0.2"], []], app=[["10.0.0.1"]])
+    here = cluster("a", "gone:80", "app:80", "10.0.0.1:80", interval=1.0)
+
+    def missing() -> list[tuple[str, str]]:
+        return [(endpoint.address, why) for endpoint, why in resolver.missing(here)]
+
+    async with running(script, here) as (resolver, _):
+        assert missing() == [("gone:80", "gone does not resolve: Name or service not known")]
+        assert resolver.snapshot()["gone"]["problem"] == "Name or service not known"
+        await trio.sleep(1.5)
+        assert missing() == [("gone:80", "gone does not resolve: Name or service not known, 2 times in a row")]
+        await trio.sleep(1.0)
+        assert (missing(), resolver.snapshot()["gone"]["problem"]) == ([], ""), "and it has an address"
+        await trio.sleep(2.0)
+        assert (missing(), resolver.snapshot()["gone"]["problem"]) == ([], "no address"), "which it keeps"
+        assert resolver.missing(cluster("b", "new:80"))[0][1] == "new has not been looked up yet"
+
+
 # Staying fresh
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -104,6 +105,13 @@ def test_a_name_that_comes_late_is_served_then(town: Town) -> None:
     town.start()
     answer = get(town.port)
     assert (answer.status, answer.get("x-lbd-reason")) == (503, "no_healthy_endpoint")
+    assert town.lbd is not None
+    cluster = town.lbd.json("/api/v1/clusters")["web"]
+    assert cluster["why"] == "none of its names has resolved to an address, so requests are answered with no_healthy_endpoint"
+    (endpoint,) = cluster["endpoints"]
+    assert (endpoint["name"], endpoint["up"], endpoint["state"]) == (f"app.test:{town.origin_port}", False, "unresolved")
+    assert re.fullmatch(r"app\.test does not resolve: .+", endpoint["why"])
+    assert town.lbd.json("/api/v1/status")["names"]["app.test"]["problem"]
     with ScriptedOrigin(port=town.origin_port):
         town.say("127.0.0.1 app.test")
         town.wait_for("127.0.0.1")

@@ -203,9 +203,13 @@ def test_a_breaker(ward: Ward) -> None:
     assert ward.lbd.metric("lbd_breaker_trips_total", cluster="guarded") >= 2
     assert ward.lbd.metric("lbd_rejected_total", reason="circuit_open") >= 8
     assert ward.lbd.json("/api/v1/clusters")["quick"]["breaker"] is None
+    # Each worker tries again after a while, and opens again.
+    sentence = r"the breaker is (open|half-open) in [12] of 2 workers, so .*"
+    wait_until(lambda: bool(re.fullmatch(sentence, ward.lbd.json("/api/v1/clusters")["guarded"]["why"])), "the sentence of the breaker")
     ward.lbd.wait_for_log("cluster guarded: the breaker opens, requests are refused: ")
     for origin in ward.origins:
         origin.mood = "ok"
     ward.load_until("guarded", lambda: ward.lbd.metric("lbd_breaker_state", cluster="guarded", state="closed") == 2, "both to close")
     assert ward.lbd.json("/api/v1/clusters")["guarded"]["breaker"] == {"closed": 2, "open": 0, "half_open": 0}
+    assert ward.lbd.json("/api/v1/clusters")["guarded"]["why"] == ""
     assert ward.served_by("guarded") == {"a", "b", "c"}

@@ -153,7 +153,7 @@ def test_an_operator_at_night(rig: Rig) -> None:
     assert table == (
         "cluster web: 2 of 3 endpoints up, 1 drained, round-robin\n"
         f"  {'ENDPOINT'.ljust(width)}  STATE    WEIGHT  IN FLIGHT\n"
-        f"  {one}  drained       1          0  drained by {WHO} until TIME: new disk\n"
+        f"  {one}  drained       1          0  drained by {WHO} since TIME until TIME: new disk\n"
         f"  {two}  up            3          0  configured weight 1; weight 3 by {WHO}\n"
         f"  {three}  up            1          0\n"
     )

@@ -216,6 +216,18 @@ async def test_an_overlay_without_its_endpoint_waits_for_it(caplog: pytest.LogCa
 
 
 @pytest.mark.usefixtures("autojump_clock")
+async def test_who_has_drained_it_is_a_sentence() -> None:
+    async with at_work(StateDirectory(None)) as rig:
+        assert rig.control.why_drained("web", named(A)) == ""
+        await rig.obey(DRAIN)
+        sentence = "drained by root since 2026-11-28 18:00:00 UTC until 2026-11-28 18:01:00 UTC: disk"
+        assert rig.control.why_drained("web", named(A)) == sentence
+        assert rig.control.why_drained("web", named(B)) == ""
+        await rig.obey(DRAIN._replace(seconds=0.0, reason=""))
+        assert rig.control.why_drained("web", named(A)) == "drained by root since 2026-11-28 18:00:00 UTC"
+
+
+@pytest.mark.usefixtures("autojump_clock")
 async def test_numbers() -> None:
     async with at_work(StateDirectory(None)) as rig:
         await rig.obey(DRAIN)

@@ -94,7 +94,7 @@ async def test_who_was_out_stays_out() -> None:
     assert upgrades == 3
     heir.settle()
     assert [heir.prober.is_up("web", address) for address in (A, B, C)] == [True, False, True]
-    assert heir.prober.why("web", B) == "health check: refused"
+    assert heir.prober.why("web", B) == "its health check has failed: refused"
     assert [heir.ejections.is_ejected("web", address) for address in (A, B, C)] == [False, False, True]
     assert "5 failures in a row" in heir.ejections.why("web", C)
     assert list(heir.control.overlays) == [DRAINED]

@@ -419,6 +419,27 @@ async def test_unchecked_and_unknown_endpoints_are_up(autojump_clock: MockClock)
     assert script.times == {}
 
 
+async def test_why_an_endpoint_is_out_is_one_sentence(autojump_clock: MockClock) -> None:
+    script = Scripted(a=[GOOD, GOOD], b=[BAD, BAD, BAD, GOOD], c=[RuntimeError("a bug")])
+    told: dict[str, list[str]] = {"a": [], "b": [], "c": []}
+    async with probing(script, {"api": (replace(HTTP, initial="down"), ["a", "b", "c"])}) as (prober, _):
+        for seconds in (0.0, 5.0, 10.0, 10.0, 10.0):
+            await trio.sleep(seconds)
+            for address, sentences in told.items():
+                sentences.append(prober.why("api", address))
+        prober.update({"api": (replace(HTTP, initial="down", timeout=1.0), ["a", "b", "c"])})
+        assert prober.why("api", "b") == f"its health check has failed: {BAD.reason}", "what another check has found is not forgotten"
+    assert told["a"] == ["its health check has not been made yet", "1 of 2 health checks have succeeded", "", "", ""]
+    assert told["b"] == [
+        "its health check has not been made yet",
+        f"its health check has failed: {BAD.reason}",
+        f"its health check has failed 2 times in a row, the last time: {BAD.reason}",
+        f"its health check has failed 3 times in a row, the last time: {BAD.reason}",
+        f"1 of 2 health checks have succeeded since it failed: {BAD.reason}",
+    ]
+    assert set(told["c"][1:]) == {"its health check fails in lbd itself, the log has a trace"}
+
+
 # Clusters and reloads
 
 

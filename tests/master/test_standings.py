@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import trio
 
@@ -60,6 +62,7 @@ async def test_neither_hides_the_other() -> None:
         origin.outcome = Outcome("status", "status 500")
         await trio.sleep(6)  # the ejection is over, but now the check has it for down
         look()
+        told = standings.why("web", "a", "drained by root since yesterday: disk")
         labels = {(labels["endpoint"], labels.get("state", "")): value for _, labels, value in standings.metrics([("web", STATES)])}
         origin.outcome = Outcome("ok", "status 200")
         await trio.sleep(1.1)
@@ -71,7 +74,10 @@ async def test_neither_hides_the_other() -> None:
     assert seen[0][2] == seen[4][2] == ""
     assert seen[1][2] == "ejected for 10 s since 00:00:01 UTC: it fails"
     assert seen[2][2].startswith("on trial since")
-    assert seen[2][2].endswith("failures in a row, the last: status 500")
+    assert re.search(
+        r"was ejected for: it fails, and its health check has failed \d times in a row, the last time: status 500$", seen[2][2]
+    )
+    assert told == f"drained by root since yesterday: disk, and {seen[2][2]}", "one sentence, the operator's word first"
     assert labels == {("a", ""): 0.0, ("a", "down"): 1.0, ("b", ""): 1.0, ("b", "down"): 1.0}
 
 

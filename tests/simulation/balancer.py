@@ -59,7 +59,7 @@ class Checks:
         return address not in self.down
 
     def why(self, cluster: str, address: str) -> str:
-        return "" if self.is_up(cluster, address) else "health check: the scenario says so"
+        return "" if self.is_up(cluster, address) else "its health check has failed: the scenario says so"
 
 
 class Balancer:
