@@ -65,7 +65,9 @@ BY_HTTP_STATUS = {
     403: GrpcStatus.PERMISSION_DENIED,
     404: GrpcStatus.UNIMPLEMENTED,
     413: GrpcStatus.RESOURCE_EXHAUSTED,
+    414: GrpcStatus.RESOURCE_EXHAUSTED,
     429: GrpcStatus.UNAVAILABLE,
+    431: GrpcStatus.RESOURCE_EXHAUSTED,  # as servers of gRPC say where there is too much metadata
     500: GrpcStatus.INTERNAL,
     501: GrpcStatus.UNIMPLEMENTED,
     502: GrpcStatus.UNAVAILABLE,

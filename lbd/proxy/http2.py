@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 from lbd.core.fiber import PAUSE, Expired, HungUp
 from lbd.core.timers import NEVER, SOON
 from lbd.errors import ProxyError, Side
-from lbd.proxy.answers import error_answer
 from lbd.proxy.exchange import Exchange
 from lbd.proxy.http2_downstream import Http2Downstream
 from lbd.proxy.http2_outbox import Outbox
@@ -38,7 +37,6 @@ from lbd.wire.http2_events import (
 )
 from lbd.wire.http2_frames import NO_ERROR, PROTOCOL_ERROR, code_name
 from lbd.wire.http2_heads import HTTP2
-from lbd.wire.message import RequestHead
 
 if TYPE_CHECKING:
     from lbd.core.fiber import Fiber
@@ -47,6 +45,7 @@ if TYPE_CHECKING:
     from lbd.proxy.connection import Connection
     from lbd.proxy.listening import Listener
     from lbd.wire.http2_events import Event
+    from lbd.wire.message import RequestHead
 
 __all__ = ["Http2Connection"]
 
@@ -327,21 +326,14 @@ class Http2Connection:
         self.touched()
 
     def _request_refused(self, event: RequestRefused) -> None:
-        number, error, can_answer = event
+        number, error, can_answer, head = event
         refusal = ProxyError(Side.DOWNSTREAM, error.reason, error.status if can_answer else 0, error.message)
         downstream = Http2Downstream(self, number, True)
-        self.listener.refused(downstream, refusal, 0.0)
-        if not can_answer:
-            self.listener.stream_reset(PROTOCOL_ERROR)
+        if can_answer:
+            downstream.refuse(head, refusal)
         else:
-            try:
-                downstream.answer(RequestHead.make(), error_answer(refusal, self.listener.shows_reason, self.listener.wall_clock()))
-            except OSError:
-                return  # what came behind it has ended the stream, or all of them
-            if not downstream.unsent:  # else the window is shut, by one who sends nonsense
-                downstream.finish()
-            else:
-                downstream.cut()
+            self.listener.stream_reset(PROTOCOL_ERROR)
+        self.listener.refused(downstream, refusal, 0.0)
 
     def _body_arrived(self, event: BodyArrived) -> None:
         downstream = self.downstreams.get(event.stream)

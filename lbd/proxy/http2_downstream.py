@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from lbd.core.reactor import Pollable
 from lbd.core.timers import NEVER
 from lbd.errors import Side
-from lbd.proxy.answers import Answer, reason_phrase
+from lbd.proxy.answers import Answer, error_answer, reason_phrase
 from lbd.proxy.downstream import Downstream
 from lbd.proxy.extended_connect import begin_offer, check_no_success, open_established
 from lbd.proxy.grpc import NOT_GRPC, UNTOLD, GrpcStatus, grpc_fields, is_grpc, maybe_timeout, status_among, trailers_for
@@ -214,6 +214,19 @@ class Http2Downstream(Downstream):
         self._send_head(head, b"date: " + answer.date() + b"\r\n", not has_body)
         if has_body:
             self.send_body(answer.body, True, None)
+
+    def refuse(self, head: RequestHead, refusal: ProxyError) -> None:
+        """The answer to what never became an exchange."""
+        self.settle(head)  # it may be a call, which is told in words of its own
+        try:
+            self.answer(head, error_answer(refusal, self.listener.shows_reason, self.listener.wall_clock()))
+        except OSError:
+            return  # what came behind it has ended the stream, or all of them
+        self.count_call(self.listener.unrouted)
+        if not self.unsent:  # else the window is shut, by one who sends nonsense
+            self.finish()
+        else:
+            self.cut()
 
     def push(self, limit: int) -> None:
         """Puts what is unsent into frames, as far as `limit` and the windows allow. OSError: the stream is gone."""

@@ -52,13 +52,12 @@ class Refusal:
     route_name = cluster_name = endpoint_address = ""
     attempts = bytes_out = 0
     tried: Sequence[str] = ()
-    grpc_status = NOT_GRPC
     sticky = ""
     is_reused = False
     request_id = b""
     queue_seconds = connect_seconds = first_byte_seconds = -1.0
 
-    def __init__(self, listener_name: str, client: str, bytes_in: int, error: ProxyError, duration: float) -> None:
+    def __init__(self, listener_name: str, client: str, bytes_in: int, error: ProxyError, duration: float, grpc_status: int) -> None:
         self.listener_name = listener_name
         self.client = client
         self.status = error.status
@@ -66,6 +65,7 @@ class Refusal:
         self.detail = error.message
         self.bytes_in = bytes_in
         self.duration = duration
+        self.grpc_status = grpc_status
 
 
 class Listener:
@@ -180,7 +180,8 @@ class Listener:
         """Counts and writes down what never became an exchange."""
         self.rejected(error.reason)
         self.unrouted.answered(error.status, seconds)
-        self._write_refusal(downstream.forwarding.peer, downstream.bytes_in, error, seconds, downstream.stream.reactor.now)
+        now = downstream.stream.reactor.now
+        self._write_refusal(downstream.forwarding.peer, downstream.bytes_in, error, seconds, now, downstream.grpc_status)
 
     def terminate(self, termination: Termination | None) -> None:
         """The certificates for connections that come from now on; None: there is no TLS."""
@@ -200,12 +201,14 @@ class Listener:
         self.rejected(error.reason)
         self._write_refusal(client, bytes_in, error, seconds, now)
 
-    def _write_refusal(self, client: str, bytes_in: int, error: ProxyError, seconds: float, now: float) -> None:
+    def _write_refusal(
+        self, client: str, bytes_in: int, error: ProxyError, seconds: float, now: float, grpc_status: int = NOT_GRPC
+    ) -> None:
         self.moved(bytes_in, 0, 0, 0)
         if self.access is None:
             return
         if self._lines.takes(now):
-            self.access.write(Refusal(self.policy.name, client, bytes_in, error, seconds))
+            self.access.write(Refusal(self.policy.name, client, bytes_in, error, seconds, grpc_status))
             return
         self._segment.add(self._cell(metrics.REFUSALS_UNLOGGED.number, self.policy.name), 1)
         if count := self.complaints.count("unlogged", now):

@@ -81,11 +81,15 @@ class TrailersArrived:
 
 
 class RequestRefused(NamedTuple):
-    """Never a request. With `can_answer` the stream waits for a response of error.status, otherwise it has been reset."""
+    """Never a request. With `can_answer` the stream waits for a response of error.status, otherwise it has been reset.
+
+    `head` has what the form of that response depends on: the method, and the content-type.
+    """
 
     stream: int
     error: WireError
     can_answer: bool
+    head: RequestHead
 
 
 class StreamReset(NamedTuple):

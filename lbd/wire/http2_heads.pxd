@@ -9,6 +9,8 @@ cdef dict PHRASES, DEFAULT_PORTS
 
 @cython.locals(places=list, rest=tuple, head=RequestHead, noted=dict)
 cpdef RequestHead request_head(tuple fields, bint has_ended, limits)
+@cython.locals(head=RequestHead, field=Field)
+cpdef RequestHead refused_head(tuple fields)
 @cython.locals(places=list, rest=tuple, head=ResponseHead, noted=dict, named=Field, status=bytes)
 cpdef ResponseHead response_head(tuple fields, bint has_ended, limits)
 @cython.locals(first=Field, field=Field, kept=list)

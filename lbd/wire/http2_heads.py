@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from lbd.wire.http2_fields import Field
     from lbd.wire.http2_limits import Http2Limits
 
-__all__ = ["HTTP2", "request_fields", "request_head", "request_lines", "response_head", "trailers_of"]
+__all__ = ["HTTP2", "refused_head", "request_fields", "request_head", "request_lines", "response_head", "trailers_of"]
 
 CONNECT = b"CONNECT"
 PLACES = UNKNOWN + 1
@@ -86,6 +86,17 @@ def request_head(fields: tuple[Field, ...], has_ended: bool, limits: Http2Limits
     head.expect_continue = b"expect" in noted and b"100-continue" in listed(noted[b"expect"])
     head.te_trailers = b"te" in noted
     head.has_proxy_fields = bool(noted) and not CLAIMS.isdisjoint(noted)
+    return head
+
+
+def refused_head(fields: tuple[Field, ...]) -> RequestHead:
+    """What an answer must know of a request that was refused: method and content-type, as far as they can be told."""
+    head = RequestHead.make()
+    for field in fields:
+        if field.place == METHOD:
+            head.method = field.value
+        elif field.name == b"content-type" and field.is_checked:
+            head.headers = Headers(field.as_line())
     return head
 
 

@@ -39,7 +39,7 @@ cdef class Http2Receiver(Http2State):
     cdef _take_fields(self, int64_t number, tuple fields, bint has_ended)
     @cython.locals(stream=Http2Stream, head=RequestHead)
     cdef _take_request(self, int64_t number, tuple fields, bint has_ended)
-    cdef _refuse(self, Http2Stream stream, error, bint has_ended)
+    cdef _refuse(self, Http2Stream stream, error, tuple fields, bint has_ended)
     @cython.locals(head=ResponseHead, is_bare=bint)
     cdef _take_response(self, Http2Stream stream, tuple fields, bint has_ended)
     @cython.locals(trailers=Headers)

@@ -49,7 +49,7 @@ from lbd.wire.http2_frames import (
     reset_frame,
     without_padding,
 )
-from lbd.wire.http2_heads import CONNECT, request_head, response_head, trailers_of
+from lbd.wire.http2_heads import CONNECT, refused_head, request_head, response_head, trailers_of
 from lbd.wire.http2_limits import LARGE_HEAD
 from lbd.wire.http2_state import Http2State
 from lbd.wire.refusal import WireError
@@ -260,7 +260,7 @@ class Http2Receiver(Http2State):
         try:
             head = request_head(fields, has_ended, self.limits)
         except WireError as error:
-            self._refuse(stream, error, has_ended)
+            self._refuse(stream, error, fields, has_ended)
             return
         stream.expected = head.content_length
         if has_ended:
@@ -268,7 +268,7 @@ class Http2Receiver(Http2State):
         self.idle_allowance.give(1)
         self.events.append(RequestArrived(number, head, has_ended))
 
-    def _refuse(self, stream: Http2Stream, error: WireError, has_ended: bool) -> None:
+    def _refuse(self, stream: Http2Stream, error: WireError, fields: tuple[Field, ...], has_ended: bool) -> None:
         can_answer = error.reason != "bad_request"
         if error.reason == "head_too_large":
             self.idle(LARGE_HEAD)
@@ -277,7 +277,7 @@ class Http2Receiver(Http2State):
         else:  # 8.1.1
             self.put(reset_frame(stream.number, PROTOCOL_ERROR))
             self.drop(stream, True)
-        self.events.append(RequestRefused(stream.number, error, can_answer))
+        self.events.append(RequestRefused(stream.number, error, can_answer, refused_head(fields)))
         if not can_answer:
             self.count_reset()
 

@@ -48,7 +48,7 @@ class Lab:
     channel: Any = None
     read: int = field(default=0)  # lines of the access log
 
-    def open(self, *options: tuple[str, int]) -> Any:  # noqa: ANN401 - the package has no types
+    def open(self, *options: tuple[str, int | str]) -> Any:  # noqa: ANN401 - the package has no types
         every = [*UNLIMITED, *RETRIES_OFF, *options]
         if self.ca is None:
             return grpc.insecure_channel(f"127.0.0.1:{self.port}", every)
@@ -253,6 +253,34 @@ def test_errors_of_lbd(lab: Lab, method: str, size: int, code: Any, reason: str,
     line = lab.line(method.rpartition("/")[2])
     assert (line["status"], line["reason"], line["grpc_status"]) == (status, reason, code.value[0])
     assert lab.lbd.metric("lbd_grpc_calls_total", status=str(code.value[0])) >= 1
+
+
+@pytest.mark.parametrize(
+    ("path", "metadata", "reason"),
+    [
+        ("/lab.Echo/Unary", [("x-long", "x" * 70_000)], "head_too_large"),
+        ("/lab.Echo/Unary", [(f"x-{number}", "y") for number in range(120)], "head_too_large"),
+        ("/lab.Echo/Unary" + "y" * 17_000, [], "target_too_long"),
+    ],
+)
+def test_a_call_whose_head_is_refused(lab: Lab, path: str, metadata: list[tuple[str, str]], reason: str) -> None:
+    before = lab.lbd.metric("lbd_rejected_total", reason=reason)
+    with lab.open(("grpc.max_metadata_size", 1 << 20)) as channel:
+        with pytest.raises(grpc.RpcError) as caught:
+            channel.unary_unary(path)(b"", timeout=20.0, metadata=metadata)
+        assert channel.unary_unary("/lab.Echo/Unary")(b"next", timeout=20.0), "the next call is none of this one's business"
+    assert (caught.value.code(), caught.value.details().split(":")[0]) == (StatusCode.RESOURCE_EXHAUSTED, reason)
+    assert lab.lbd.metric("lbd_rejected_total", reason=reason) == before + 1
+
+
+def test_a_call_for_a_host_that_is_none(lab: Lab) -> None:
+    with (
+        lab.open(("grpc.default_authority", "not a host"), ("grpc.ssl_target_name_override", "localhost")) as channel,
+        pytest.raises(grpc.RpcError) as caught,
+    ):
+        channel.unary_unary("/lab.Echo/Unary")(b"", timeout=20.0)
+    assert caught.value.code() is StatusCode.INTERNAL
+    assert caught.value.details().startswith("bad_host")
 
 
 # Deadlines and cancellation

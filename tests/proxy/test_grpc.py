@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
+from lbd import metrics
 from lbd.cluster.cluster import ClusterPolicy, EndpointPolicy, TimeoutPolicy
 from lbd.errors import ProxyError, Retry, Side
 from lbd.proxy.answers import Answer, error_answer
 from lbd.proxy.grpc import UNTOLD, escaped, grpc_fields, is_grpc, maybe_timeout, status_among, status_of
-from lbd.proxy.listener import ListenerPolicy, ListenerTimeouts
+from lbd.proxy.listener import ListenerLimits, ListenerPolicy, ListenerTimeouts
 from lbd.proxy.reasons import REASONS, failure
 from lbd.routing.route import RespondPolicy, RoutePolicy
 from lbd.wire.message import Headers, RequestHead
@@ -111,9 +112,11 @@ def test_what_our_reasons_mean_to_a_call(reason: str, status: int) -> None:
     assert status_of(failure(reason)) == status
 
 
-@pytest.mark.parametrize(("http", "status"), [(401, 16), (403, 7), (404, 12), (400, 13), (429, 14), (418, 2), (500, 13), (501, 12)])
+@pytest.mark.parametrize(
+    ("http", "status"), [(401, 16), (403, 7), (404, 12), (400, 13), (413, 8), (414, 8), (429, 14), (431, 8), (418, 2), (500, 13), (501, 12)]
+)
 def test_what_http_statuses_mean_to_a_call(http: int, status: int) -> None:
-    """gRPC's own table, doc/http-grpc-status-mapping.md; 500 and 501, which it does not have, are our own."""
+    """gRPC's own table, doc/http-grpc-status-mapping.md; those that it does not have (413, 414, 431, 500, 501) are our own."""
     assert status_of(ProxyError(Side.LBD, "word", http, "")) == status
     told = grpc_fields(Answer(http, b"", b"", 0.0), shows_reason=False)
     assert told is not None
@@ -208,6 +211,38 @@ class TestTranscripts:
             assert answer.field(b"x-lbd-reason") == b"connect_refused"
             line: Any = play.lines[0]
             assert (line.status, line.grpc_status, line.reason) == (502, 14, "connect_refused")
+
+    @pytest.mark.parametrize(
+        ("fields", "path", "grpc", "http", "reason"),
+        [
+            ([(b"x-long", b"x" * 3000)], "/a.B/C", 8, 431, "head_too_large"),
+            ([(b"x-%d" % number, b"") for number in range(30)], "/a.B/C", 8, 431, "head_too_large"),
+            ([], "/" + "a" * 200, 8, 414, "target_too_long"),
+            ([(b"host", b"another")], "/a.B/C", 13, 400, "bad_host"),
+        ],
+    )
+    async def test_a_call_whose_head_is_refused_is_told_so(self, fields: Any, path: str, grpc: int, http: int, reason: str) -> None:  # noqa: ANN401
+        policy = ListenerPolicy("web", ("test",), reason_header=True, limits=ListenerLimits(head=2000, target=100, fields=20))
+        async with Playbook(listener=policy) as play:
+            them = Http2End(play.downstream)
+            number = call(them, *fields, path=path)
+            status, message = told(await them.answer(number))
+            assert (int(status), message.split(b":")[0].decode()) == (grpc, reason)
+            line: Any = play.lines[0]
+            assert (line.status, line.grpc_status, line.reason) == (http, grpc, reason)
+            labels = ("web", "", "", str(grpc))
+            segment = play.board.segment(0)
+            assert segment.cells[segment.series(metrics.GRPC_CALLS.number, labels, 1)] == 1
+
+    async def test_what_is_no_call_gets_a_page_when_its_head_is_refused(self) -> None:
+        policy = ListenerPolicy("web", ("test",), limits=ListenerLimits(target=100))
+        async with Playbook(listener=policy) as play:
+            them = Http2End(play.downstream)
+            page = await them.answer(them.get("/" + "a" * 200))
+            bare = await them.answer(them.get("/" + "a" * 200, method=b"HEAD"))
+            assert (page.status, page.body[:4]) == (414, b"414 ")
+            assert (bare.status, bare.body) == (414, b"")
+            assert [line.grpc_status for line in play.lines] == [-2, -2]  # type: ignore[attr-defined]
 
     async def test_the_reason_is_hidden_where_the_listener_hides_it(self) -> None:
         async with Playbook() as play:
