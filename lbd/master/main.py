@@ -70,7 +70,7 @@ async def _run(master: Master) -> Exit:
     """The log is written to the last line, however it ends."""
     code = Exit.OK
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(flush_lines, master.lines, master.log_file)
+        nursery.start_soon(flush_lines, master.logs.lines, master.logs.file)
         try:
             await _live(master)
         except* EnvironmentFault as group:
@@ -78,7 +78,7 @@ async def _run(master: Master) -> Exit:
             sentences = [sentence for fault in _leaves(group) for sentence in master.config.describe(fault)]
             for sentence in sentences:
                 log.error("%s", sentence)
-            if master.logs.policy.file != "stderr":
+            if master.logs.files.policy.file != "stderr":
                 _say(sentences)
         finally:
             master.close()
@@ -100,6 +100,7 @@ class _Wishes:
         self.reloads = reloads
         self.stop = trio.Event()
         self.upgrade = trio.Event()  # replaced when it is obeyed
+        self.reopening = trio.Event()  # of the logs; likewise
 
 
 async def _live(master: Master) -> None:
@@ -113,7 +114,8 @@ async def _live(master: Master) -> None:
 
     wishes = _Wishes(Reloads(reload))
     async with trio.open_nursery() as nursery:
-        await nursery.start(_hear_signals, master, wishes, nursery.cancel_scope)
+        await nursery.start(_hear_signals, wishes, nursery.cancel_scope)
+        nursery.start_soon(_reopen_logs, master, wishes)
         await _start(master, nursery, MasterView(master, wishes.reloads), wishes)
         if not wishes.stop.is_set():
             await _serve(master, notifier, wishes)
@@ -123,7 +125,7 @@ async def _live(master: Master) -> None:
 
 
 async def _hear_signals(
-    master: Master, wishes: _Wishes, everything: trio.CancelScope, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    wishes: _Wishes, everything: trio.CancelScope, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
     first = 0.0
     with trio.open_signal_receiver(signal.SIGHUP, signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2) as signals:
@@ -132,7 +134,7 @@ async def _hear_signals(
             if number == signal.SIGHUP:
                 wishes.reloads.request()
             elif number == signal.SIGUSR1:
-                master.reopen_logs()
+                wishes.reopening.set()
             elif number == signal.SIGUSR2:
                 wishes.upgrade.set()
             elif not wishes.stop.is_set():
@@ -142,6 +144,13 @@ async def _hear_signals(
             elif trio.current_time() - first > TWICE:
                 log.warning("%s again: exiting at once", signal.Signals(number).name)
                 everything.cancel()
+
+
+async def _reopen_logs(master: Master, wishes: _Wishes) -> None:
+    while True:
+        await wishes.reopening.wait()
+        wishes.reopening = trio.Event()
+        await master.reopen_logs()
 
 
 async def _start(master: Master, nursery: trio.Nursery, view: MasterView, wishes: _Wishes) -> None:

@@ -34,7 +34,7 @@ from lbd.master.endpoints import EndpointBook, Places
 from lbd.master.faults import Faults
 from lbd.master.heritage import bequeath, inherit, open_will
 from lbd.master.inherited import Inherited
-from lbd.master.logs import LogFiles
+from lbd.master.logs import LogFiles, Logs, open_logs
 from lbd.master.machine import Identity, resolve_identity, usable_cpus
 from lbd.master.panics import Panics
 from lbd.master.plan import Plan
@@ -51,12 +51,10 @@ from lbd.master.supervisor import Supervisor
 from lbd.master.upgrade import STATE_LOCK, Handover, Successor, start_successor
 from lbd.master.vault import CLUSTERS, Vault
 from lbd.master.vigil import Vigil
-from lbd.worker.log import LineBuffer, LogPolicy, setup_logging
-from lbd.worker.log_file import LogFile
-from lbd.worker.messages import Certificates, ClusterCertificates, Endpoints, EndpointState, Health, Hello, ReopenLogs
+from lbd.worker.messages import Certificates, ClusterCertificates, Endpoints, EndpointState, Health, Hello
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from lbd.config.schema import Config
@@ -82,9 +80,7 @@ class Master:
         self.upgrades = {"ok": 0, "failed": 0}
         self.last_report: ReloadReport | None = None
         self._faults = Faults()  # told by prepare(), with its own
-        self.logs = self._first_logs()
-        self.lines, self.log_file = LineBuffer(), LogFile(os.dup(self.logs.log))
-        setup_logging(config.log, self.lines.append, process="master")
+        self.logs = Logs(config.log, self._faults, self._tell_all)
         self.identity = Identity()
         with self._faults.gather():
             self.identity = resolve_identity(config.lbd.user, config.lbd.group, is_root=os.geteuid() == 0)
@@ -136,12 +132,6 @@ class Master:
         self._settle(plan)
         return self.supervisor
 
-    def _first_logs(self) -> LogFiles:
-        """What cannot be opened is told on standard error."""
-        with self._faults.gather():
-            return LogFiles(self.config.log)
-        return LogFiles(LogPolicy(access="off"))
-
     async def _plan(self, config: Config, generation: int) -> Plan:
         faults = Faults()
         materials: dict[str, TlsMaterial] = {}
@@ -172,8 +162,13 @@ class Master:
         return lambda address: known.get(address, checks[cluster] == "up") and not self.ejections.is_ejected(cluster, address)
 
     def _hello(self, slot: int) -> tuple[Hello, list[int]]:
-        hello = Hello(slot, self.slots, self.identity.uid, self.identity.gid, self.logs.has_access, self.identity.groups)
-        return hello, [self.board.fd, self._dumps.fd(slot), *self.logs.fds]
+        files = self.logs.files
+        hello = Hello(slot, self.slots, self.identity.uid, self.identity.gid, files.has_access, self.identity.groups)
+        return hello, [self.board.fd, self._dumps.fd(slot), *files.fds]
+
+    def _tell_all(self, message: object, fds: Sequence[int] = ()) -> None:
+        if self.supervisor is not None:
+            self.supervisor.broadcast(message, fds)
 
     # What changes by itself
 
@@ -216,12 +211,10 @@ class Master:
             self.panics.look_at([cluster])
 
     def _renewed(self, listener: str, material: TlsMaterial) -> None:
-        if self.supervisor is not None:
-            self.supervisor.broadcast(Certificates(listener, material))
+        self._tell_all(Certificates(listener, material))
 
     def _cluster_renewed(self, cluster: str, material: TlsMaterial) -> None:
-        if self.supervisor is not None:
-            self.supervisor.broadcast(ClusterCertificates(cluster, material))
+        self._tell_all(ClusterCertificates(cluster, material))
 
     def _standing(self, cluster: str) -> tuple[SpreadPolicy, tuple[EndpointState, ...]]:
         """Its rules and its endpoints; none when it has left."""
@@ -289,9 +282,9 @@ class Master:
         with ExitStack() as undo:
             faults = Faults()
             logs: LogFiles | None = None  # if there are to be others; SIGUSR1 may exchange ours meanwhile
-            if not self.logs.is_for(config.log):
+            if not self.logs.files.is_for(config.log):
                 with faults.gather():
-                    logs = LogFiles(config.log)
+                    logs = await open_logs(config.log)
                     undo.callback(logs.close)
             undo.callback(lambda: self.places.keep(self.book.keys()))
             with faults.gather():
@@ -301,21 +294,21 @@ class Master:
             undo.callback(self.sockets.hear, plan.change)
             self.sockets.deafen(plan.change)
             if logs is not None:
-                self._send_logs(logs)
-                undo.callback(lambda: self._send_logs(self.logs))
+                undo.callback(lambda: self.logs.send(self.logs.files))
+                self.logs.send(logs)
             if refusal := await self.supervisor.apply(plan):
                 raise EnvironmentFault(f"the workers refuse it: {refusal}")
             undo.pop_all()
         if logs is not None:
-            self._send_logs(logs)  # once more, after what SIGUSR1 may have sent
-            self._write_to(logs)
+            self.logs.send(logs)  # once more, after what SIGUSR1 may have sent
+            self.logs.take(logs)
         self._settle(plan)
         return replace(compare(old, config, plan.generation), warnings=tuple(map(str, config.warnings)))
 
     def _settle(self, plan: Plan) -> None:
         """All workers have applied it: it is in force. What it does not want goes."""
         self.config, self.generation = plan.config, plan.generation
-        setup_logging(self.config.log, self.lines.append, process="master")
+        self.logs.speak(self.config.log)
         self.sockets.commit(plan.change)
         self._waiting.clear()  # of the old clusters; update() tells again what has changed since
         self.vault.update(self.config, plan.tls)
@@ -326,27 +319,9 @@ class Master:
         self.places.keep(plan.book.keys())
         self.control.look_at({cluster: map(named, endpoints) for cluster, endpoints in plan.book.found().items()})
 
-    # Logs
-
-    def reopen_logs(self) -> None:
-        """After a rotation. When a file cannot be opened the old ones stay."""
-        try:
-            logs = LogFiles(self.config.log)
-        except EnvironmentFault as fault:
-            log.error("%s; the old files stay open", "; ".join(self.config.describe(fault)))
-            return
-        self._send_logs(logs)
-        self._write_to(logs)
-        log.info("reopened the logs")
-
-    def _send_logs(self, logs: LogFiles) -> None:
-        if self.supervisor is not None:
-            self.supervisor.broadcast(ReopenLogs(logs.has_access), logs.fds)
-
-    def _write_to(self, logs: LogFiles) -> None:
-        self.logs.close()
-        self.logs = logs
-        self.log_file.reopen(os.dup(logs.log))
+    async def reopen_logs(self) -> None:
+        """After a rotation."""
+        await self.logs.reopen(lambda: self.config)
 
     # Upgrade
 
