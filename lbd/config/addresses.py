@@ -3,8 +3,9 @@
     bind        "0.0.0.0:8080", "[::]:8080", "localhost:8080", "unix:/run/lbd.sock", "fd:3", "fd:NAME"
     endpoint    "10.0.0.1:9000", "[::1]:9000", "app.internal:9000", "unix:/run/app.sock"
 
-Both are read into an Address, in normal form, so that two ways to write one place are the same. A ValueError is a sentence
-with a remedy for what people bring along: "*:80" and ":80" (HAProxy, Caddy), "http://host" (Caddy, Traefik), a bare port (nginx).
+Both are read into an Address, in normal form, so that two ways to write one place are the same, as far as can be told without
+resolving names; what those lead to is compared when it is bound (master/sockets.py). A ValueError is a sentence with a remedy for what
+people bring along: "*:80" and ":80" (HAProxy, Caddy), "http://host" (Caddy, Traefik), a bare port (nginx).
 """
 
 from __future__ import annotations
@@ -33,6 +34,11 @@ class Address(NamedTuple):
         return self == other or ((self.kind, self.port) == (other.kind, other.port) and self.host in ANY)
 
     @property
+    def bound(self) -> Address:
+        """Where a bind listens. Names are bound at their first address, IPv4 before IPv6, and of one that is known to everybody."""
+        return Address("ipv4", "127.0.0.1", self.port) if (self.kind, self.host) == ("name", "localhost") else self
+
+    @property
     def is_loopback(self) -> bool:
         """Only this machine can connect."""
         if self.kind == "name":
@@ -45,13 +51,16 @@ def parse_bind(text: str) -> Address:
     if text.startswith("fd:"):
         if not FD.fullmatch(text[3:]):
             raise ValueError(f'"{text}": write "fd:3" for a number, or "fd:web" for a name of LISTEN_FDNAMES')
-        return Address("fd", text[3:])
+        return Address("fd", str(int(text[3:])) if text[3:].isdecimal() else text[3:])
     if text.isdecimal() or (text[:1] == ":" and text[1:].isdecimal()) or text.startswith("*:"):
         port = text.rpartition(":")[2]
         raise ValueError(
             f'"{text}" has no address; write "0.0.0.0:{port}" for all of IPv4, "[::]:{port}" for all of IPv6, or a list of both'
         )
-    return parse(text, "0.0.0.0:8080")
+    address = parse(text, "0.0.0.0:8080")
+    if address.kind == "ipv4" and text.startswith("["):  # our IPv6 sockets take IPv6 only
+        raise ValueError(f'"{text}" is an IPv4 address; write "{address.host}:{address.port}"')
+    return address
 
 
 def parse_endpoint(text: str) -> Address:
@@ -96,6 +105,8 @@ def with_port(text: str, host: str, port: int) -> Address:
         raise ValueError(f'"{text}": IPv6 addresses stand in brackets; write "[{address}]:{port}"')
     if isinstance(address, IPv4Address) and is_bracketed:
         raise ValueError(f'"{text}": only IPv6 addresses stand in brackets; write "{address}:{port}"')
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
     return Address(f"ipv{address.version}", str(address), port)
 
 
@@ -105,7 +116,7 @@ def host_name(text: str, host: str) -> str:
         raise ValueError(f'"{text}": "{host}" is neither an IP address nor a host name')
     if labels[-1].isdecimal():  # no top-level domain is a number: RFC 1123, 2.1
         raise ValueError(f'"{text}": "{host}" is not an IPv4 address')
-    return host.lower()
+    return host.removesuffix(".").lower()
 
 
 def unix(text: str) -> Address:
@@ -116,4 +127,4 @@ def unix(text: str) -> Address:
         raise ValueError(f'"{text}": the path is longer than {PATH_LIMIT} bytes, the most that the system takes')
     if "\0" in path:
         raise ValueError(f"{text!r}: the path of a unix socket has no NUL in it")
-    return Address("unix", path)
+    return Address("unix", re.sub(r"/(\./|/)+", "/", path))  # but not "..", which is another place behind a symbolic link

@@ -251,7 +251,8 @@ def binds_of(config: Config, report: Report) -> Iterator[tuple[Address, str, Key
 def check_binds(config: Config, report: Report) -> None:
     """No two may want the same connections: the same address, or the same port of an address and of all."""
     seen: dict[tuple[str, int], list[tuple[Address, str, KeyPath]]] = {}
-    for address, text, path in binds_of(config, report):
+    for written, text, path in binds_of(config, report):
+        address = written.bound
         group = seen.setdefault((address.kind, address.port), [])
         for other, other_text, other_path in group:
             place = report.place_of(other_path)

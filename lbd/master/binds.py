@@ -30,6 +30,7 @@ from lbd.master.holder import holder_of_port, holder_of_unix
 
 if TYPE_CHECKING:
     from lbd.config.positions import KeyPath
+    from lbd.master.claims import Claims
     from lbd.master.inherited import Inherited
     from lbd.master.upgrade import Handover
 
@@ -127,26 +128,26 @@ class Bound:
             sock.close()
 
 
-async def open_bind(policy: BindPolicy, slots: int, inherited: Inherited, *, is_ours: bool = False) -> Bound:
+async def open_bind(policy: BindPolicy, slots: int, inherited: Inherited, claims: Claims, *, is_ours: bool = False) -> Bound:
     """Listening sockets for a bind, or EnvironmentFault and nothing is open. `is_ours`: we hold the port already, at another address."""
     scheme, _, rest = policy.bind.partition(":")
     if scheme == "unix":
         return _open_unix(policy, rest)
     if scheme == "fd":
-        try:
-            return Bound(policy, [inherited.open(rest)])
-        except EnvironmentFault as fault:
-            raise policy.fault(str(fault)) from None
+        return _open_inherited(policy, rest, inherited, claims)
     family, address = await _resolve(policy)
+    claims.claim_address(policy, family, *address)
     if not is_ours:
         await _probe(policy, family, address)
     return _open_tcp(policy, family, address, slots)
 
 
-def adopt_bind(policy: BindPolicy, sockets: list[socket.socket], slots: int, handover: Handover) -> Bound:
+def adopt_bind(policy: BindPolicy, sockets: list[socket.socket], slots: int, handover: Handover, claims: Claims) -> Bound:
     """A bind whose sockets a predecessor has opened; with more of them when there are more slots than it had."""
     scheme, _, path = policy.bind.partition(":")
     try:
+        if scheme != "unix":
+            claims.claim(policy, sockets[0])
         if scheme not in ("unix", "fd"):
             while len(sockets) < slots:
                 sockets.append(_new_socket(sockets[0].family, sockets[0].getsockname(), shared=True))
@@ -155,9 +156,11 @@ def adopt_bind(policy: BindPolicy, sockets: list[socket.socket], slots: int, han
                 sock.listen(policy.backlog)
         if scheme == "unix":
             os.chmod(path, int(policy.mode, 8))
-    except OSError as error:
+    except (OSError, EnvironmentFault) as error:
         for sock in sockets:
             sock.close()
+        if isinstance(error, EnvironmentFault):
+            raise
         raise policy.fault(f"its predecessor's socket cannot be used: {error.strerror}") from error
     return Bound(policy, sockets, path if scheme == "unix" else "", handover)
 
@@ -226,6 +229,19 @@ def _why(error: OSError, policy: BindPolicy) -> str:
         case errno.EMFILE | errno.ENFILE:
             return "too many open files; raise `ulimit -n`"
     return f"{error.strerror}"
+
+
+def _open_inherited(policy: BindPolicy, word: str, inherited: Inherited, claims: Claims) -> Bound:
+    try:
+        sock = inherited.open(word)
+    except EnvironmentFault as fault:
+        raise policy.fault(str(fault)) from None
+    try:
+        claims.claim(policy, sock)
+    except EnvironmentFault:
+        sock.close()
+        raise
+    return Bound(policy, [sock])
 
 
 def _open_unix(policy: BindPolicy, path: str) -> Bound:

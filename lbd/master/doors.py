@@ -73,12 +73,16 @@ class Doors:
         except EnvironmentFault as fault:
             log.warning("no control socket: %s", fault)
 
+    @property
+    def bounds(self) -> list[Bound]:
+        """Those that there are."""
+        return [bound for bound in (self.admin, self.control) if bound is not None]
+
     def handed(self) -> dict[str, list[int]]:
         """For a successor: bind -> descriptors."""
-        return {bound.policy.bind: [sock.fileno() for sock in bound.sockets] for bound in (self.admin, self.control) if bound is not None}
+        return {bound.policy.bind: [sock.fileno() for sock in bound.sockets] for bound in self.bounds}
 
     def close(self, *, keep_files: bool) -> None:
         """A successor keeps the files of unix sockets."""
-        for bound in (self.admin, self.control):
-            if bound is not None:
-                bound.close(keep_file=keep_files)
+        for bound in self.bounds:
+            bound.close(keep_file=keep_files)

@@ -143,7 +143,7 @@ class Master:
         found = await self.resolver.first(config.clusters)
         change: Change | None = None
         with faults.gather():
-            change = await self.sockets.prepare(wanted_binds(config.listeners))
+            change = await self.sockets.prepare(wanted_binds(config.listeners), self.doors.bounds)
         if faults.found and change is not None:
             self.sockets.discard(change)
         faults.raise_all()

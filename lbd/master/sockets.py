@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lbd.master.binds import BindPolicy, Bound, adopt_bind, open_bind
+from lbd.master.claims import Claims
 from lbd.master.faults import Faults
 
 if TYPE_CHECKING:
@@ -62,15 +63,16 @@ class Sockets:
         self._handover = handover
         self._bounds: dict[str, Bound] = {}
 
-    async def prepare(self, wanted: dict[str, BindPolicy]) -> Change:
-        """Opens what is not open yet; EnvironmentFault, for all that cannot be opened: nothing has changed."""
+    async def prepare(self, wanted: dict[str, BindPolicy], doors: Collection[Bound] = ()) -> Change:
+        """Opens what is not open yet; EnvironmentFault, for all that cannot be opened: nothing has changed. `doors` are open already."""
         opened: dict[str, Bound] = {}
         faults = Faults()
+        claims = Claims((*doors, *(bound for bind, bound in self._bounds.items() if bind in wanted)))
         try:
-            for bind, policy in wanted.items():
+            for bind, policy in sorted(wanted.items(), key=lambda item: item[0] not in self._handover.binds):  # it listens already
                 if bind not in self._bounds:
                     with faults.gather():
-                        opened[bind] = await self.open(policy, self._slots, opened.values())
+                        opened[bind] = await self.open(policy, self._slots, (*doors, *opened.values()), claims)
             faults.raise_all()
         except BaseException:
             for bound in opened.values():
@@ -79,13 +81,14 @@ class Sockets:
         bounds = {bind: opened.get(bind) or self._bounds[bind] for bind in wanted}
         return Change(wanted, bounds, list(opened.values()))
 
-    async def open(self, policy: BindPolicy, slots: int, others: Iterable[Bound] = ()) -> Bound:
+    async def open(self, policy: BindPolicy, slots: int, others: Iterable[Bound] = (), claims: Claims | None = None) -> Bound:
         """The sockets of one bind: handed over by a predecessor, or new. A port that is ours at another address is not in use."""
+        claims = claims or Claims()
         if handed := self._handover.take(policy.bind, 1 if policy.bind.startswith(("unix:", "fd:")) else slots):
-            return adopt_bind(policy, handed, slots, self._handover)
+            return adopt_bind(policy, handed, slots, self._handover, claims)
         ports = {bound.policy.port for bound in (*self._bounds.values(), *others)}
         ports |= {BindPolicy(bind).port for bind in self._handover.binds}
-        return await open_bind(policy, slots, self._inherited, is_ours=policy.port in ports - {0})
+        return await open_bind(policy, slots, self._inherited, claims, is_ours=policy.port in ports - {0})
 
     def commit(self, change: Change) -> None:
         """Only what the change wants stays open."""

@@ -17,6 +17,7 @@ import trio
 from lbd.errors import EnvironmentFault
 from lbd.master import binds
 from lbd.master.binds import BindPolicy, open_bind
+from lbd.master.claims import Claims
 from lbd.master.inherited import Inherited
 from lbd.master.sockets import Sockets, wanted_binds
 from lbd.master.upgrade import VARIABLE, Handover
@@ -58,7 +59,7 @@ def option(sock: socket.socket, level: int, name: int) -> int:
 @pytest.mark.parametrize(("host", "family"), [("127.0.0.1", socket.AF_INET), ("[::1]", socket.AF_INET6), ("localhost", socket.AF_INET)])
 async def test_tcp_has_one_socket_for_each_slot(host: str, family: int) -> None:
     port = free_port()
-    bound = await open_bind(policy(f"{host}:{port}"), 3, nothing())
+    bound = await open_bind(policy(f"{host}:{port}"), 3, nothing(), Claims())
     with closing(bound):
         assert len({bound.fd(slot) for slot in range(3)}) == 3
         for sock in bound.sockets:
@@ -83,7 +84,7 @@ async def test_a_port_in_use_names_its_holder(monkeypatch: pytest.MonkeyPatch) -
     with listening() as other:
         bind = f"127.0.0.1:{other.getsockname()[1]}"
         with pytest.raises(EnvironmentFault) as caught:
-            await open_bind(policy(bind), 2, nothing())
+            await open_bind(policy(bind), 2, nothing(), Claims())
     holder = f"{comm} (process {os.getpid()})"
     assert str(caught.value) == (f"cannot listen on {bind}: the port is in use by {holder}; stop what uses it, or choose another port")
 
@@ -91,20 +92,20 @@ async def test_a_port_in_use_names_its_holder(monkeypatch: pytest.MonkeyPatch) -
 async def test_a_second_daemon_does_not_share_the_first_ones_port(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(binds, "PAUSE", 0.0)
     bind = f"127.0.0.1:{free_port()}"
-    bound = await open_bind(policy(bind), 2, nothing())
+    bound = await open_bind(policy(bind), 2, nothing(), Claims())
     with closing(bound), pytest.raises(EnvironmentFault, match="in use"):
-        await open_bind(policy(bind), 2, nothing())
+        await open_bind(policy(bind), 2, nothing(), Claims())
 
 
 async def test_a_port_that_is_given_up_within_the_tries_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     bind = f"127.0.0.1:{free_port()}"
-    dying = await open_bind(policy(bind), 1, nothing())
+    dying = await open_bind(policy(bind), 1, nothing(), Claims())
 
     async def pause(seconds: float) -> None:
         dying.close()
 
     monkeypatch.setattr(trio, "sleep", pause)
-    (await open_bind(policy(bind), 1, nothing())).close()
+    (await open_bind(policy(bind), 1, nothing(), Claims())).close()
 
 
 @pytest.mark.parametrize(
@@ -120,7 +121,7 @@ async def test_a_port_that_is_given_up_within_the_tries_is_taken(monkeypatch: py
 )
 async def test_what_cannot_be_opened_says_why(bind: str, sentence: str) -> None:
     with pytest.raises(EnvironmentFault) as caught:
-        await open_bind(policy(bind), 1, nothing())
+        await open_bind(policy(bind), 1, nothing(), Claims())
     assert str(caught.value).startswith(f"cannot listen on {bind}: {sentence}")
 
 
@@ -129,7 +130,7 @@ async def test_what_cannot_be_opened_says_why(bind: str, sentence: str) -> None:
 
 async def test_a_unix_socket_has_its_mode_and_is_shared_by_all_slots(tmp_path: Path) -> None:
     path = tmp_path / "lbd.sock"
-    bound = await open_bind(policy(f"unix:{path}", mode="0600"), 4, nothing())
+    bound = await open_bind(policy(f"unix:{path}", mode="0600"), 4, nothing(), Claims())
     assert len({bound.fd(slot) for slot in range(4)}) == 1
     assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
     bound.apply(policy(f"unix:{path}", mode="0666"))
@@ -143,7 +144,7 @@ async def test_a_stale_socket_file_is_replaced(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as killed:
         killed.bind(path)
         killed.listen()
-    bound = await open_bind(policy(f"unix:{path}"), 1, nothing())
+    bound = await open_bind(policy(f"unix:{path}"), 1, nothing(), Claims())
     with socket.socket(socket.AF_UNIX) as downstream:
         downstream.connect(path)
     bound.close()
@@ -155,7 +156,7 @@ async def test_a_socket_file_in_use_is_left_alone(tmp_path: Path) -> None:
         other.bind(path)
         other.listen()
         with pytest.raises(EnvironmentFault, match=rf"\(process {os.getpid()}\) listens on it"):
-            await open_bind(policy(f"unix:{path}"), 1, nothing())
+            await open_bind(policy(f"unix:{path}"), 1, nothing(), Claims())
         assert os.listdir(tmp_path) == ["lbd.sock"]
 
 
@@ -163,13 +164,13 @@ async def test_a_file_that_is_no_socket_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "precious"
     path.write_text("data")
     with pytest.raises(EnvironmentFault, match="not a socket"):
-        await open_bind(policy(f"unix:{path}"), 1, nothing())
+        await open_bind(policy(f"unix:{path}"), 1, nothing(), Claims())
     assert path.read_text() == "data"
 
 
 async def test_a_file_that_a_successor_has_put_there_is_not_taken_away(tmp_path: Path) -> None:
     path = str(tmp_path / "lbd.sock")
-    bound = await open_bind(policy(f"unix:{path}"), 1, nothing())
+    bound = await open_bind(policy(f"unix:{path}"), 1, nothing(), Claims())
     os.unlink(path)
     with socket.socket(socket.AF_UNIX) as successor:
         successor.bind(path)
@@ -185,7 +186,7 @@ async def test_an_inherited_socket_is_copied_and_shared(word: str) -> None:
     with listening() as sock:
         inherited = Inherited({}, os.getpid())
         inherited.names = {"web": [sock.fileno()]}
-        bound = await open_bind(policy(f"fd:{sock.fileno() if word == 'number' else 'web'}"), 4, inherited)
+        bound = await open_bind(policy(f"fd:{sock.fileno() if word == 'number' else 'web'}"), 4, inherited, Claims())
         assert {bound.fd(slot) for slot in range(4)} == {bound.fd(0)}
         assert os.fstat(bound.fd(0)).st_ino == os.fstat(sock.fileno()).st_ino
         bound.close()
@@ -219,15 +220,15 @@ async def test_a_listen_fds_that_promises_what_is_not_there_brings_what_is(count
         inherited = Inherited({"LISTEN_PID": "7", "LISTEN_FDS": count}, 7)
         word = "no sockets came" if len(count) > 10 else "LISTEN_FDS brought"
         with pytest.raises(EnvironmentFault, match=f"descriptor 999 was not open when lbd started; {word}"):
-            await open_bind(policy("fd:999"), 1, inherited)
-        (await open_bind(policy(f"fd:{sock.fileno()}"), 1, inherited)).close()
+            await open_bind(policy("fd:999"), 1, inherited, Claims())
+        (await open_bind(policy(f"fd:{sock.fileno()}"), 1, inherited, Claims())).close()
 
 
 async def test_two_sockets_of_one_name_are_ambiguous() -> None:
     inherited = nothing()
     inherited.names = {"web": [3, 4]}
     with pytest.raises(EnvironmentFault, match=r'2 sockets came with the name "web"; LISTEN_FDS brought fd:3 \(web\), fd:4 \(web\)'):
-        await open_bind(policy("fd:web"), 1, inherited)
+        await open_bind(policy("fd:web"), 1, inherited, Claims())
 
 
 async def test_a_descriptor_that_is_no_listening_socket_is_refused() -> None:
@@ -235,15 +236,15 @@ async def test_a_descriptor_that_is_no_listening_socket_is_refused() -> None:
     with near, far, open("/dev/null") as file:  # noqa: ASYNC230
         inherited = Inherited({}, os.getpid())
         with pytest.raises(EnvironmentFault, match="is not a socket"):
-            await open_bind(policy(f"fd:{file.fileno()}"), 1, inherited)
+            await open_bind(policy(f"fd:{file.fileno()}"), 1, inherited, Claims())
         with pytest.raises(EnvironmentFault, match="not a listening stream socket"):
-            await open_bind(policy(f"fd:{near.fileno()}"), 1, inherited)
+            await open_bind(policy(f"fd:{near.fileno()}"), 1, inherited, Claims())
 
 
 async def test_what_was_opened_after_the_start_is_not_inherited() -> None:
     inherited = Inherited({}, os.getpid())
     with listening() as sock, pytest.raises(EnvironmentFault, match="was not open when lbd started"):
-        await open_bind(policy(f"fd:{sock.fileno()}"), 1, inherited)
+        await open_bind(policy(f"fd:{sock.fileno()}"), 1, inherited, Claims())
 
 
 # Changes
@@ -288,7 +289,7 @@ async def test_a_change_keeps_what_stays_and_closes_what_goes(tmp_path: Path) ->
 @needs_filters
 async def test_a_socket_that_is_to_go_lets_nobody_else_in() -> None:
     port = free_port()
-    bound = await open_bind(policy(f"127.0.0.1:{port}"), 1, nothing())
+    bound = await open_bind(policy(f"127.0.0.1:{port}"), 1, nothing(), Claims())
     (sock,) = bound.sockets
     with closing(bound), socket.create_connection(("127.0.0.1", port)) as early, socket.socket() as late:
         bound.deafen()
@@ -322,6 +323,85 @@ async def test_a_port_may_move_to_another_of_our_addresses() -> None:
     with socket.create_connection(("127.0.0.1", port), 1):
         pass
     sockets.close()
+
+
+# Two binds that are one place
+
+
+def resolving(addresses: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    async def getaddrinfo(host: str, port: int, **_: object) -> list[tuple[object, ...]]:
+        address = addresses.get(host, host)
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        return [(family, socket.SOCK_STREAM, 0, "", (address, port))]
+
+    monkeypatch.setattr(trio.socket, "getaddrinfo", getaddrinfo)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "sentence"),
+    [
+        ("127.0.0.1:{}", "app.internal:{}", '127.0.0.1:{} is where "127.0.0.1:{}" of listener.web.bind[1] listens already'),
+        ("app.internal:{}", "[::1]:{}", ""),
+        ("six.internal:{}", "[::1]:{}", '[::1]:{} is where "six.internal:{}" of listener.web.bind[1] listens already'),
+        ("0.0.0.0:{}", "app.internal:{}", '127.0.0.1:{} and "0.0.0.0:{}" of listener.web.bind[1] want the same port'),
+        ("app.internal:{}", "0.0.0.0:{}", '0.0.0.0:{} and "app.internal:{}" of listener.web.bind[1] want the same port'),
+        ("app.internal:{}", "[::]:{}", ""),
+    ],
+)
+@pytest.mark.parametrize("stage", ["start", "reload", "beside the admin's", "upgrade"])
+async def test_two_binds_that_resolve_to_one_address_are_refused_before_the_second_one_listens(
+    first: str, second: str, sentence: str, stage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolving({"app.internal": "127.0.0.1", "six.internal": "::1"}, monkeypatch)
+    port = free_port()
+    first, second, sentence = (text.replace("{}", str(port)) for text in (first, second, sentence))
+    sockets = old = sockets_for(2)
+    doors: list[binds.Bound] = []
+    fds: list[int] = []
+    wanted = wanted_binds([listener(first, second)])
+    if stage == "beside the admin's":
+        doors.append(await sockets.open(wanted.pop(first), 1))
+    elif stage != "start":
+        sockets.commit(await sockets.prepare({first: wanted[first]}))
+    if stage == "upgrade":  # whatever comes first in its configuration
+        handover, *fds = handed_over(old)
+        sockets = Sockets(2, nothing(), handover)
+        wanted = dict(reversed(wanted.items()))
+    if not sentence:
+        sockets.discard(await sockets.prepare(wanted, doors))
+    else:
+        listened: set[object] = set()
+        listen = socket.socket.listen
+
+        def noted(sock: socket.socket, backlog: int) -> None:
+            listened.add(sock.getsockname())
+            listen(sock, backlog)
+
+        monkeypatch.setattr(socket.socket, "listen", noted)
+        with pytest.raises(EnvironmentFault) as caught:
+            await sockets.prepare(wanted, doors)
+        assert str(caught.value) == f"cannot listen on {second}: {sentence}; take one of the two out, or change it"
+        assert caught.value.path == ("listener", "web", "bind", 1)
+        assert len(listened) == (stage in ("start", "upgrade"))
+    for bound in doors:
+        bound.close()
+    for fd in fds:
+        os.close(fd)
+    old.close()
+    sockets.close()
+
+
+async def test_two_words_for_one_inherited_socket_are_refused() -> None:
+    with listening() as sock, listening() as another:
+        inherited = Inherited({}, os.getpid())
+        inherited.names = {"web": [sock.fileno()], "more": [another.fileno()]}
+        sockets = Sockets(2, inherited, Handover({}))
+        with pytest.raises(EnvironmentFault) as caught:
+            await sockets.prepare(wanted_binds([listener(f"fd:{sock.fileno()}", "fd:more", "fd:web")]))
+        assert str(caught.value) == (
+            f'cannot listen on fd:web: its socket is where "fd:{sock.fileno()}" of listener.web.bind[1] listens already; '
+            "take one of the two out, or change it"
+        )
 
 
 # Handed over by a predecessor
