@@ -10,6 +10,7 @@ on with its endpoint and connection. Who loses is cancelled: HTTP/1 closes the c
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING
 
 from lbd.core.fiber import PAUSE, Expired, FiberCancelled
@@ -18,8 +19,9 @@ from lbd.errors import ProxyError, Retry, Side
 from lbd.proxy.dial import open_upstream
 from lbd.proxy.endings import CONNECT, HEDGE, RESPONSE, TOTAL, timeout_failure
 from lbd.proxy.proxied import introduction
-from lbd.proxy.relay import IDLE
+from lbd.proxy.relay import IDLE, count_interim, relay_interim, send_interim
 from lbd.proxy.retrying import failures_of, is_excused
+from lbd.proxy.upgrades import agreed
 
 if TYPE_CHECKING:
     from lbd.cluster.endpoint import Endpoint
@@ -36,15 +38,15 @@ FAILED = 500  # a status from which on an answer is an error
 
 
 async def hedged_head(exchange: Exchange) -> ResponseHead:
-    """The first head that comes, an informational one included, of one attempt or two; exchange.upstream is where it came from."""
+    """The answer that comes first, of one attempt or two; exchange.upstream is where it came from. What was informational is relayed."""
     hedging, began = exchange.target.hedging, exchange.reactor.now
     assert hedging is not None
     is_first = exchange.failed is None
     delay = hedging.seconds if may_hedge(exchange) else 0.0
     if delay and (not exchange.head_timeout or delay < exchange.head_timeout):
-        head = await head_within(exchange, delay) or await raced_head(exchange, delay)
+        head = await Hedge(exchange).head(delay)
     else:
-        head = await next_head(exchange)
+        head = await lone_head(exchange)
     if is_first and exchange.request.method in SAFE:
         hedging.observe(exchange.reactor.now - began)
     return head
@@ -60,33 +62,26 @@ def may_hedge(exchange: Exchange) -> bool:
     )
 
 
-async def next_head(exchange: Exchange) -> ResponseHead:
+async def lone_head(exchange: Exchange) -> ResponseHead:
     upstream = exchange.upstream
-    while (head := upstream.maybe_head()) is None:
-        await upstream.stream.readable
+    while True:
+        head = upstream.maybe_head()
+        if head is None:
+            await upstream.stream.readable
+        elif head.status >= 200 or head.status == 101:
+            return head
+        else:
+            await relay_interim(exchange, head)
+
+
+def maybe_head(upstream: Upstream) -> ResponseHead | None:
+    """The next one, where nobody has asked for another protocol. ProxyError: also when there are too many."""
+    head = upstream.maybe_head()
+    if head is not None and head.status < 200:
+        if head.status == 101:
+            agreed(head, b"")
+        count_interim(upstream)
     return head
-
-
-async def head_within(exchange: Exchange, delay: float) -> ResponseHead | None:
-    exchange.arm(delay, HEDGE)
-    try:
-        return await next_head(exchange)
-    except Expired as expired:
-        if expired.kind != HEDGE:
-            raise
-    return None
-
-
-async def raced_head(exchange: Exchange, delay: float) -> ResponseHead:
-    """After `delay` without an answer."""
-    exchange.arm(exchange.head_timeout - delay if exchange.head_timeout else 0.0, RESPONSE)
-    rival = begin_rival(exchange)
-    if rival is None:
-        return await next_head(exchange)
-    try:
-        return await race(exchange, rival)
-    finally:
-        rival.end()
 
 
 def begin_rival(exchange: Exchange) -> Rival | None:
@@ -105,43 +100,104 @@ def begin_rival(exchange: Exchange) -> Rival | None:
     return Rival(exchange, endpoint)
 
 
-async def race(exchange: Exchange, rival: Rival) -> ResponseHead:
-    """ProxyError, Expired: both have failed, and this is what the first one failed of."""
-    upstream, failed = exchange.upstream, failures_of(exchange)
-    error: ProxyError | None = None  # of the first attempt
-    while True:
-        if error is None:
+def arm_until(exchange: Exchange, fiber: Fiber, deadline: float, kind: int) -> None:
+    """As Exchange.arm(), at a moment, for any of its fibers."""
+    fiber.arm_at(min(deadline, exchange.total_at), kind if deadline < exchange.total_at else TOTAL)
+
+
+class Hedge:
+    """One attempt's wait for its answer, with a rival from some time on."""
+
+    __slots__ = ("_exchange", "_hinter", "_until", "_upstream")
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+        self._upstream = exchange.upstream
+        self._until = exchange.reactor.now + exchange.head_timeout if exchange.head_timeout else NEVER  # of the first attempt
+        self._hinter: Upstream | None = None  # whose hints the client has heard
+
+    async def head(self, delay: float) -> ResponseHead:
+        """The answer; a rival begins after `delay` without one."""
+        exchange = self._exchange
+        head = await self._own_head(exchange.reactor.now + delay)
+        if head is None and (rival := begin_rival(exchange)) is not None:
             try:
-                head = upstream.maybe_head()
-            except ProxyError as broken:
-                error = broken
-                exchange.arm(0.0, RESPONSE)  # the rival has a time of its own
-            else:
-                if head is not None:
-                    return head
-        if rival.head is not None and (error is not None or rival.head.status < FAILED):
-            failed.told.append(f"{exchange.endpoint.address} {error.reason if error is not None else OUTRUN}")
-            rival.take_over(error.reason if error is not None and error.side is Side.UPSTREAM else OUTRUN)
-            return rival.head
-        if error is not None and rival.has_failed:
-            raise error
-        try:
-            if error is None:
+                return await self._race(rival)
+            finally:
+                rival.end()
+        while head is None:
+            head = await self._own_head(NEVER)
+        return head
+
+    async def _own_head(self, hedge_at: float) -> ResponseHead | None:
+        """None: it is time for a rival."""
+        exchange, upstream = self._exchange, self._upstream
+        while (head := maybe_head(upstream)) is None or head.status < 200:
+            if head is not None:
+                await self._relay(upstream, head)
+                continue
+            arm_until(exchange, exchange.fiber, min(hedge_at, self._until), HEDGE if hedge_at < self._until else RESPONSE)
+            try:
                 await upstream.stream.readable
-            else:
-                await PAUSE  # until the rival has an end
-        except Expired as expired:
-            if expired.kind == TOTAL or rival.has_failed:
-                raise
-            error = timeout_failure(exchange, expired.kind)
-            exchange.arm(0.0, RESPONSE)
+            except Expired as expired:
+                if expired.kind != HEDGE:
+                    raise
+                return None
+        return head
+
+    async def _race(self, rival: Rival) -> ResponseHead:
+        """ProxyError, Expired: both have failed, and this is what the first one failed of."""
+        exchange, upstream, failed = self._exchange, self._upstream, failures_of(self._exchange)
+        error: ProxyError | None = None  # of the first attempt
+        while True:
+            if rival.hints:
+                assert rival.upstream is not None
+                await self._relay(rival.upstream, rival.hints.popleft())
+                continue
+            if error is None:
+                try:
+                    head = maybe_head(upstream)
+                except ProxyError as broken:
+                    error = broken
+                else:
+                    if head is not None and head.status >= 200:
+                        return head
+                    if head is not None:
+                        await self._relay(upstream, head)
+                        continue
+            if rival.head is not None and (error is not None or rival.head.status < FAILED):
+                failed.told.append(f"{exchange.endpoint.address} {error.reason if error is not None else OUTRUN}")
+                rival.take_over(error)
+                return rival.head
+            if error is not None and rival.has_failed:
+                raise error
+            # After the first one's failure the rival has a time of its own.
+            arm_until(exchange, exchange.fiber, self._until if error is None else NEVER, RESPONSE)
+            try:
+                if error is None:
+                    await upstream.stream.readable
+                else:
+                    await PAUSE  # until the rival has something to say, or an end
+            except Expired as expired:
+                if expired.kind == TOTAL or rival.has_failed:
+                    raise
+                error = timeout_failure(exchange, expired.kind)
+
+    async def _relay(self, upstream: Upstream, hint: ResponseHead) -> None:
+        """To the client, unless it has heard the other one's. What it takes for that is not the endpoint's time."""
+        exchange, began = self._exchange, self._exchange.reactor.now
+        self._hinter = self._hinter or upstream
+        if self._hinter is upstream:
+            await send_interim(exchange, hint)
+            self._until += exchange.reactor.now - began
 
 
 class Rival:
-    """The second attempt. It ends with a `head` or with an `error`, and wakes the exchange's fiber then."""
+    """The second attempt. It ends with a `head` or with an `error`, and wakes the exchange's fiber then, and for each of its `hints`."""
 
     __slots__ = (
-        "_connect_seconds", "_exchange", "_fiber", "_has_won", "_is_reused", "_pool", "_sent_at", "_upstream", "endpoint", "error", "head",
+        "_connect_seconds", "_exchange", "_fiber", "_has_won", "_is_reused", "_pool", "_sent_at", "endpoint", "error", "head", "hints",
+        "upstream",
     )  # fmt: skip
 
     def __init__(self, exchange: Exchange, endpoint: Endpoint) -> None:
@@ -149,8 +205,9 @@ class Rival:
         self.endpoint = endpoint
         self.head: ResponseHead | None = None
         self.error: ProxyError | None = None
+        self.hints: deque[ResponseHead] = deque()  # no more than one upstream may send
+        self.upstream: Upstream | None = None
         self._pool = endpoint.pool
-        self._upstream: Upstream | None = None
         self._is_reused = False
         self._connect_seconds = -1.0
         self._sent_at = 0.0
@@ -193,7 +250,7 @@ class Rival:
         else:
             self._is_reused = True
             self.endpoint.reused()
-        self._upstream = upstream
+        self.upstream = upstream
         self._sent_at = reactor.now
         exchange.send_on(upstream)
         while upstream.unsent:
@@ -201,26 +258,29 @@ class Rival:
             await upstream.stream.writable
             upstream.send_more()
         self._arm(exchange.head_timeout, RESPONSE)
-        while True:
-            head = upstream.maybe_head()
+        while (head := maybe_head(upstream)) is None or head.status < 200:
             if head is None:
                 await upstream.stream.readable
-            elif head.status >= 200:
-                return head
+            else:
+                self.hints.append(head)
+                reactor.wake(exchange.fiber)
+        return head
 
     def _arm(self, seconds: float, kind: int) -> None:
-        exchange = self._exchange
-        deadline = exchange.reactor.now + seconds if seconds > 0 else NEVER
-        exchange.reactor.running().arm_at(min(deadline, exchange.total_at), kind if deadline < exchange.total_at else TOTAL)
+        reactor = self._exchange.reactor
+        arm_until(self._exchange, reactor.running(), reactor.now + seconds if seconds > 0 else NEVER, kind)
 
-    def take_over(self, outcome: str) -> None:
-        """It has won: the exchange goes on with it. `outcome` is that of the first attempt."""
+    def take_over(self, error: ProxyError | None) -> None:
+        """It has won: the exchange goes on with it. `error` is what the first attempt has failed of, if it has."""
         exchange = self._exchange
-        assert self._upstream is not None
+        assert self.upstream is not None
         self._has_won = True
-        exchange.endpoint.attempted(outcome, outcome == OUTRUN)
+        if error is None:
+            exchange.endpoint.attempted(OUTRUN, True)
+        elif error.side is Side.UPSTREAM:
+            exchange.endpoint.attempted(error.reason, is_excused(exchange, error))
         exchange.endpoint.end()
-        exchange.go_on_with(self.endpoint, self._upstream, self._pool, self._sent_at)
+        exchange.go_on_with(self.endpoint, self.upstream, self._pool, self._sent_at)
         exchange.is_reused = self._is_reused
         exchange.connect_seconds = self._connect_seconds
         exchange.listener.hedged(exchange.cluster_name, "won")
@@ -250,7 +310,7 @@ class Rival:
         exchange.listener.hedged(exchange.cluster_name, "lost" if error is None else "failed")
 
     def _close(self) -> None:
-        upstream, self._upstream = self._upstream, None
+        upstream, self.upstream = self.upstream, None
         if upstream is not None:
             self._exchange.count(upstream)
             upstream.close()

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from lbd.proxy.upstream import Upstream
     from lbd.wire.message import ResponseHead
 
-__all__ = ["BODY", "IDLE", "finish_upload", "relay_body_down", "relay_interim", "run_upload"]
+__all__ = ["BODY", "IDLE", "count_interim", "finish_upload", "relay_body_down", "relay_interim", "run_upload", "send_interim"]
 
 SPLICE_FROM = 128 * 1024  # bytes still to come from which on splicing is cheaper (docs/benchmarks.md)
 MOST_INTERIM = 32  # 1xx responses to one request: more is an upstream gone mad
@@ -186,11 +186,19 @@ async def splice_up(exchange: Exchange, upload: Fiber, upstream: Upstream, pace:
 
 
 async def relay_interim(exchange: Exchange, head: ResponseHead) -> None:
-    """A 1xx response. HTTP/1.0 does not know them (RFC 9110 15.2)."""
-    upstream = exchange.upstream
+    """A 1xx response."""
+    count_interim(exchange.upstream)
+    await send_interim(exchange, head)
+
+
+def count_interim(upstream: Upstream) -> None:
     upstream.interim += 1
     if upstream.interim > MOST_INTERIM:
         raise failure("bad_response", f"more than {MOST_INTERIM} interim responses")
+
+
+async def send_interim(exchange: Exchange, head: ResponseHead) -> None:
+    """HTTP/1.0 does not know them (RFC 9110 15.2)."""
     if exchange.request.minor > 0:
         exchange.downstream.send_informational(head)
         if exchange.downstream.unsent:
