@@ -27,6 +27,7 @@ from lbd.routing.hello import PassthroughPolicy
 from lbd.routing.path import pattern_key
 from lbd.routing.route import RedirectPolicy, RespondPolicy, RewritePolicy, RoutePolicy, visible
 from lbd.routing.table import host_key
+from lbd.wire.grammar import AUTHORITY
 from lbd.worker.log import LogPolicy
 
 if TYPE_CHECKING:
@@ -109,13 +110,16 @@ def request_target(text: str) -> None:
 
 
 def authority(text: str) -> None:
+    """What Host may say and, for a check by https, TLS may ask for."""
     visible(text, "the host")
-    if "/" in text or "@" in text:
+    match = AUTHORITY.fullmatch(text.encode())
+    host = match[1].decode() if match else ""
+    if not (is_address(host[1:-1]) if host.startswith("[") else all(0 < len(label) < 64 for label in host.removesuffix(".").split("."))):
         raise ValueError(f'"{text}" is not a host; write "example.com" or "example.com:8080"')
 
 
 def certified_name(text: str) -> None:
-    if not re.fullmatch(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*", text) and not is_address(text):
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*", text) and not is_address(text):
         raise ValueError(f'"{text}" is not a name that a certificate can have; write it like "app.internal", without a port')
 
 

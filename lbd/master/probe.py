@@ -24,6 +24,7 @@ from lbd.cluster.health import SecuredCheck, parse_statuses
 from lbd.discovery.address import UNIX, join_address, split_address
 from lbd.master import grpc_check
 from lbd.master.http2_question import Unanswered, ask
+from lbd.routing.edits import encoded_fields
 from lbd.wire.message import Headers, RequestHead
 from lbd.wire.proxy_protocol import LOCAL, VERSIONS, encode_proxy_header
 
@@ -37,6 +38,8 @@ __all__ = ["Outcome", "Probe", "connect"]
 HEAD_LIMIT = 64 * 1024  # of a response's head, as for proxied responses
 CHUNK = 16 * 1024
 HTTP2 = ("h2", "grpc")  # protocols over it
+
+Fields = list[tuple[bytes, bytes]]
 
 
 class Outcome(NamedTuple):
@@ -103,6 +106,7 @@ class Probe:
         # It is we ourselves who connect, and nobody stands behind us.
         version = VERSIONS.get(policy.send_proxy)
         self._opening = encode_proxy_header(version, LOCAL) if version else b""
+        self._given = tuple((name.lower(), value) for name, value in encoded_fields(policy.headers))
         self._is_expected = parse_statuses(policy.expect_status)
         self._body = re.compile(policy.expect_body) if policy.expect_body else None
 
@@ -166,13 +170,15 @@ class Probe:
         """The Host field; a unix socket has no name of its own."""
         return self._policy.host or ("localhost" if self.address.startswith(UNIX) else self.address)
 
-    def _fields(self, **own: str) -> dict[str, str]:
-        """The policy's win."""
-        return {"user-agent": f"lbd-health/{__version__}"} | own | {name.lower(): value for name, value in self._policy.headers}
+    def _fields(self, **own: str) -> Fields:
+        """As they go on the wire, in UTF-8. The policy's win, and one that it has several times goes several times."""
+        ours = [(name.encode(), value.encode()) for name, value in {"user-agent": f"lbd-health/{__version__}", **own}.items()]
+        given = {name for name, _ in self._given}
+        return [*(field for field in ours if field[0] not in given), *self._given]
 
-    def _head(self, method: str, target: str, fields: dict[str, str]) -> RequestHead:
+    def _head(self, method: str, target: str, fields: Fields) -> RequestHead:
         """For HTTP/2."""
-        headers = Headers.of((name.encode(), value.encode("latin-1")) for name, value in fields.items())
+        headers = Headers.of(fields)
         scheme = b"https" if self._secured is not None else b"http"
         return RequestHead.make(
             method=method.encode(), target=target.encode(), authority=self._host().encode(), scheme=scheme, headers=headers
@@ -180,7 +186,8 @@ class Probe:
 
     async def _ask_grpc(self, stream: trio.abc.Stream) -> Outcome:
         service = self._policy.service
-        head = self._head("POST", grpc_check.PATH, self._fields() | {"content-type": "application/grpc"})
+        fields = [field for field in self._fields() if field[0] != b"content-type"]
+        head = self._head("POST", grpc_check.PATH, [*fields, (b"content-type", b"application/grpc")])
         head.te_trailers = True
         heard = await ask(stream, head, grpc_check.encode_question(service), grpc_check.MOST)
         return Outcome(*grpc_check.judge(heard, service))
@@ -201,7 +208,7 @@ class Probe:
     async def _ask(self, stream: trio.abc.Stream) -> Outcome:
         fields = self._fields(host=self._host(), accept="*/*", connection="close")
         codec = h11.Connection(h11.CLIENT, max_incomplete_event_size=HEAD_LIMIT)
-        request = h11.Request(method=self._policy.method, target=self._policy.path, headers=list(fields.items()))
+        request = h11.Request(method=self._policy.method, target=self._policy.path, headers=fields)
         await stream.send_all((codec.send(request) or b"") + (codec.send(h11.EndOfMessage()) or b""))
         response = await self._next(stream, codec)
         while isinstance(response, h11.InformationalResponse):

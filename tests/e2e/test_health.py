@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.http import get
+from tests.support.http2_origin import Http2Origin
 from tests.support.origins import ScriptedOrigin
 from tests.support.ports import free_ports
 from tests.support.processes import LbdDaemon, start_lbd, wait_until
@@ -192,3 +193,38 @@ def test_a_body_can_be_asked_for(ward: Ward) -> None:
     ward.origins[1].status = 503
     ward.wait_for(True, False)
     lbd.wait_for_log(r'the body matches "\^alive"')
+
+
+EVERY_KIND = """\
+[lbd]
+workers = 1
+[admin]
+bind = "127.0.0.1:{admin}"
+[listener.web]
+bind = "127.0.0.1:{port}"
+cluster = "http"
+[cluster.http]
+endpoints = ["{http}"]
+health = {{ {check}, path = "/status/200" }}
+[cluster.h2]
+endpoints = ["{h2}"]
+health = {{ {check}, protocol = "h2" }}
+[cluster.grpc]
+endpoints = ["{h2}"]
+health = {{ {check}, protocol = "grpc", service = "\u00e9" }}
+"""
+
+
+def test_a_check_of_every_kind_sends_its_fields_as_utf_8(tmp_path: Path) -> None:
+    """They once made every check fail in lbd itself, with an endpoint that stayed up whatever became of it."""
+    port, admin = free_ports(2)
+    with ScriptedOrigin() as http, Http2Origin() as h2:
+        check = 'interval = "50ms", headers = { X-Name = ["\u00e9\u20ac", "caf\u00e9"] }'
+        text = EVERY_KIND.format(admin=admin, port=port, http=http.address, h2=f"127.0.0.1:{h2.port}", check=check)
+        with start_lbd(text, tmp_path) as lbd:
+            wait_until(lambda: len({request.path for request in h2.requests}) == 2, "checks of h2 and grpc")
+            wait_until(lambda: lbd.metric("lbd_health_checks_total", cluster="http", result="ok") >= 1, "checks of http")
+            assert lbd.metric("lbd_health_checks_total", result="fault") == 0
+        assert "in lbd itself" not in lbd.log()
+        assert b"x-name: \xc3\xa9\xe2\x82\xac\r\nx-name: caf\xc3\xa9\r\n" in http.requests[0].raw.lower()
+        assert {request.fields[b"x-name"] for request in h2.requests} == {"caf\u00e9".encode()}  # the last one

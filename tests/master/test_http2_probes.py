@@ -170,6 +170,15 @@ async def test_what_grpc_is_asked(autojump_clock: MockClock) -> None:
     }
 
 
+@pytest.mark.parametrize("policy", [GRPC, H2])
+@pytest.mark.parametrize("value", ["\u00e9\u20ac", "caf\u00e9", " spaces around ", ""])
+async def test_fields_go_as_utf_8(autojump_clock: MockClock, policy: HealthPolicy, value: str) -> None:
+    origin = Origin(says())
+    assert (await probe(replace(policy, headers=(("X-Probe", value),), service="\u00e9"), origin.serve)).ok
+    assert origin.fields["x-probe"] == value.strip()
+    assert origin.body == (b"\0\0\0\0\x04\x0a\x02\xc3\xa9" if policy is GRPC else b"")
+
+
 @pytest.mark.parametrize(("address", "authority"), [("10.0.0.1:80", "10.0.0.1:80"), ("unix:/run/a.sock", "localhost")])
 async def test_as_whom_it_asks(autojump_clock: MockClock, address: str, authority: str) -> None:
     origin = Origin(says())

@@ -18,9 +18,11 @@ from trio.testing import memory_stream_pair
 
 from lbd.cluster.cluster import ClusterPolicy, EndpointPolicy
 from lbd.cluster.health import HealthPolicy
+from lbd.config.grammar import authority
 from lbd.master import probes
 from lbd.master.probe import Outcome, Probe, connect
 from lbd.master.probes import Prober
+from lbd.wire.grammar import AUTHORITY
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from trio.testing import MockClock
 
 HTTP = HealthPolicy(interval=10.0, jitter=0.0, rise=2, fall=3)
+CONTEXT = ssl.create_default_context()
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 
@@ -118,6 +121,50 @@ async def test_what_is_asked(autojump_clock: MockClock) -> None:
     for field in ("host: 10.0.0.1:80", "connection: close", "x-probe: 1", "accept: text/plain", "user-agent: lbd-health/"):
         assert f"\r\n{field}" in head
     assert head.count("\r\naccept: ") == 1
+
+
+def is_valid(host: str) -> bool:
+    try:
+        authority(host)
+    except ValueError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    "host", ["[x", "[:::]", "[fe80::1%25eth0]", "a:b:c", ":80", ".example", "a..b", "a" * 64 + ".example", "\u00e9", "a@b", "a:"]
+)
+def test_a_host_that_nobody_can_be_asked_for_is_an_error_of_the_file(host: str) -> None:
+    assert not is_valid(host)
+
+
+@given(st.one_of(st.from_regex(AUTHORITY.pattern.decode(), fullmatch=True), st.text("a.:[]%-1", max_size=8)))
+def test_with_every_host_that_is_valid_a_check_by_https_can_be_made(host: str) -> None:
+    async def broken(address: str) -> trio.abc.Stream:
+        ours, theirs = memory_stream_pair()
+        await theirs.aclose()
+        return ours
+
+    if is_valid(host):
+        assert trio.run(Probe(replace(HTTP, protocol="https", host=host), "10.0.0.1:80", broken, lambda: CONTEXT).run).result == "tls"
+
+
+@pytest.mark.parametrize("value", ["\u00e9\u20ac", "caf\u00e9", " spaces around ", "a\tb", ""])
+async def test_fields_go_as_utf_8(autojump_clock: MockClock, value: str) -> None:
+    outcome, origin = await probe(replace(HTTP, headers=(("X-Probe", value),)), OK)
+    assert outcome.ok
+    assert b"\r\nx-probe: %b\r\n" % value.strip().encode() in origin.asked[0].lower()
+
+
+async def test_a_field_with_several_values_goes_several_times(autojump_clock: MockClock) -> None:
+    _, origin = await probe(replace(HTTP, headers=(("X-Probe", "1"), ("x-probe", "2"))), OK)
+    assert b"\r\nx-probe: 1\r\nx-probe: 2\r\n" in origin.asked[0].lower()
+
+
+async def test_a_body_is_matched_as_utf_8(autojump_clock: MockClock) -> None:
+    for body, result in (("tout \u00e9tait l\u00e0, 5 \u20ac", "ok"), ("tout etait la", "body")):
+        outcome, _ = await probe(replace(HTTP, expect_body="^tout .tait .* \u20ac$"), answer(200, body.encode()))
+        assert outcome.result == result
 
 
 @pytest.mark.parametrize(
