@@ -33,8 +33,9 @@ class RetryPolicy:
     methods: tuple[str, ...] = ("GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE")
     # Off, because a slow answer and none look the same for so long: whoever knows how long the slowest good answer takes, sets it.
     per_try: Annotated[float, Duration(0.0, zero="as timeouts.response")] = 0.0
-    backoff: Annotated[float, Duration(0.0, 60.0, zero="no waiting")] = 0.025  # at the most before the second retry; then it doubles
-    max_backoff: Annotated[float, Duration(0.0, 60.0)] = 0.25  # up to this: with 2 attempts a client waits for a third of a second at most
+    # At most 10 s, as long as Retry-After is obeyed: whoever was to wait for longer is told to come again.
+    backoff: Annotated[float, Duration(0.0, 10.0, zero="no waiting")] = 0.025  # at the most before the second retry; then it doubles
+    max_backoff: Annotated[float, Duration(0.0, 10.0)] = 0.25  # up to this: with 2 attempts a client waits for a third of a second at most
     max_body: Annotated[int, Size(zero="only what came whole with its head")] = (
         64 * 1024
     )  # of a body that streams up, kept to be sent again

@@ -27,6 +27,10 @@ def check_outlier(cluster: ClusterPolicy, path: KeyPath, report: Report) -> None
         report.error(
             path, f"{', '.join(DETECTORS)} are all 0, so that nothing would ever be ejected; write enabled = false, if that is meant"
         )
+    elif not outlier.max_ejected:
+        report.error(
+            (*path, "max_ejected"), "0 ejects nobody, whatever is noticed; write enabled = false, if that is meant, or a share like 0.5"
+        )
     if outlier.ejection_max < outlier.ejection:
         key = "ejection_max" if report.has((*path, "ejection_max")) else "ejection"
         least, most = f"{outlier.ejection:g} s of ejection", f"{outlier.ejection_max:g} s of ejection_max"

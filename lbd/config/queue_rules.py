@@ -9,15 +9,22 @@ from lbd.cluster.gradient import AdaptivePolicy
 from lbd.cluster.queue import QueuePolicy
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from lbd.cluster.cluster import ClusterPolicy
     from lbd.config.positions import KeyPath
     from lbd.config.report import Report
+    from lbd.routing.route import RoutePolicy
 
-__all__ = ["check_queue"]
+__all__ = ["check_queue", "check_route_queue"]
+
+
+def can_anybody_wait(cluster: ClusterPolicy) -> bool:
+    return is_limited(cluster, (endpoint.max_requests or endpoint.max_connections for endpoint in cluster.endpoints))
 
 
 def check_queue(cluster: ClusterPolicy, path: KeyPath, report: Report) -> None:
-    can_wait = is_limited(cluster, (endpoint.max_requests or endpoint.max_connections for endpoint in cluster.endpoints))
+    can_wait = can_anybody_wait(cluster)
     if cluster.queue != QueuePolicy() and not can_wait and all(report.is_sound((*path, key)) for key in ("limits", "endpoints")):
         sentence = "has no effect: nothing is limited, so that nobody waits; give endpoints `max_requests`, or write a table `limits`"
         report.warn((*path, "queue"), sentence)
@@ -34,3 +41,15 @@ def check_queue(cluster: ClusterPolicy, path: KeyPath, report: Report) -> None:
         report.error((*path, "adaptive", "initial"), f"is not between min, {adaptive.min}, and max, {adaptive.max}")
     if adaptive != AdaptivePolicy() and not adaptive.enabled and report.is_sound((*path, "adaptive")):
         report.warn((*path, "adaptive"), "has no effect without enabled = true")
+
+
+def check_route_queue(route: RoutePolicy, clusters: Mapping[str, ClusterPolicy], path: KeyPath, report: Report) -> None:
+    """A route's own total time, and the wait in the queue of its cluster."""
+    total, path = route.timeouts.total, (*path, "timeouts", "total")
+    for name in (route.cluster, *(name for name, _ in route.clusters)):
+        cluster = clusters.get(name)
+        if cluster is None or not 0.0 < total <= cluster.queue.timeout or not (cluster.queue.size and can_anybody_wait(cluster)):
+            continue
+        if report.is_sound(path) and report.is_sound(("cluster", name)):
+            sentence = f"ends a request after {total:g} s, but it may wait for {cluster.queue.timeout:g} s (cluster.{name}.queue.timeout)"
+            report.error(path, f"{sentence}; make it longer, or that shorter")

@@ -15,7 +15,7 @@ from lbd.config.daemon_rules import check_daemon
 from lbd.config.health_rules import check_health
 from lbd.config.limit_rules import check_limits
 from lbd.config.outlier_rules import check_outlier
-from lbd.config.queue_rules import check_queue
+from lbd.config.queue_rules import check_queue, check_route_queue
 from lbd.config.retry_rules import check_retry, check_route_retry
 from lbd.config.selection_rules import check_spread, check_sticky, check_subset
 from lbd.config.shadows import check_reach
@@ -78,6 +78,7 @@ def check_listener(listener: ListenerPolicy, clusters: Mapping[str, ClusterPolic
     for index, route in enumerate(listener.routes):
         check_route(route, clusters, (*path, "route", index), report)
         check_route_retry(route, clusters, (*path, "route", index), report)
+        check_route_queue(route, clusters, (*path, "route", index), report)
     check_tls(listener, path, report)
     check_route_names(listener, path, report)
     check_proxy_protocol(listener, path, report)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import get_type_hints
+
 import pytest
 
 from lbd.cluster.retry_policy import RetryPolicy
 from lbd.errors import Retry
 from lbd.proxy.reasons import REASONS, failure
-from lbd.proxy.retry import CAUSES, Next, RetryRules, decide, pause, retry_after
+from lbd.proxy.retry import CAUSES, MOST_WAIT, Next, RetryRules, decide, pause, retry_after
 
 STOP, HERE, THERE = Next.GIVE_UP, Next.SAME_ENDPOINT, Next.NEXT_ENDPOINT
 
@@ -51,6 +53,13 @@ def test_what_follows(retry: Retry, method: bytes, is_unanswered: bool, attempts
 
 def test_every_kind_is_in_the_table() -> None:
     assert {row[0] for row in TABLE} == set(Retry)
+
+
+def test_a_backoff_that_can_be_written_is_one_that_is_waited_for() -> None:
+    hints = get_type_hints(RetryPolicy, include_extras=True)
+    for key in ("backoff", "max_backoff"):
+        (duration,) = hints[key].__metadata__
+        assert duration.maximum <= MOST_WAIT, key
 
 
 @pytest.mark.parametrize(
