@@ -166,6 +166,8 @@ def describe_status(status: Tree) -> Iterator[str]:
     last = status.get("last_reload") or {}
     if last.get("errors"):
         yield f"  the last reload was refused: {last['errors'][0]}"
+    if waiting := status.get("needs_restart"):
+        yield f"  in the file, but in force only after a restart: {', '.join(waiting)}"
     for worker in status.get("workers", []):
         place = f"worker {worker.get('slot')}: {worker.get('state')}, pid {worker.get('pid')}, {span(worker.get('since_seconds', 0))}"
         lag = worker.get("unanswered_pings", 0)

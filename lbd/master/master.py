@@ -41,7 +41,7 @@ from lbd.master.plan import Plan
 from lbd.master.probe_tls import ProbeTls
 from lbd.master.probes import Prober
 from lbd.master.process import launch_worker, worker_environment
-from lbd.master.reload import ReloadReport, compare, would_end_all
+from lbd.master.reload import ReloadReport, as_it_runs, compare, would_end_all
 from lbd.master.sockets import Change, Sockets, wanted_binds
 from lbd.master.standings import Standings
 from lbd.master.state_directory import StateDirectory
@@ -79,6 +79,7 @@ class Master:
         self.reloads = {"ok": 0, "failed": 0}
         self.upgrades = {"ok": 0, "failed": 0}
         self.last_report: ReloadReport | None = None
+        self.needs_restart: tuple[str, ...] = ()  # keys of which the file in force says something else than what runs
         self._faults = Faults()  # told by prepare(), with its own
         self.logs = Logs(config.log, self._faults, self._tell_all)
         self.identity = Identity()
@@ -275,10 +276,11 @@ class Master:
         except EnvironmentFault as fault:
             return ReloadReport(self.generation, config.describe(fault))
 
-    async def _change(self, config: Config) -> ReloadReport:
+    async def _change(self, file: Config) -> ReloadReport:
         """EnvironmentFault: nothing has changed."""
         assert self.supervisor is not None
-        old = self.config
+        config = as_it_runs(self.config, file)
+        report = compare(self.config, file, self.generation + 1)
         with ExitStack() as undo:
             faults = Faults()
             logs: LogFiles | None = None  # if there are to be others; SIGUSR1 may exchange ours meanwhile
@@ -303,7 +305,8 @@ class Master:
             self.logs.send(logs)  # once more, after what SIGUSR1 may have sent
             self.logs.take(logs)
         self._settle(plan)
-        return replace(compare(old, config, plan.generation), warnings=tuple(map(str, config.warnings)))
+        self.needs_restart = report.needs_restart
+        return replace(report, warnings=tuple(map(str, config.warnings)))
 
     def _settle(self, plan: Plan) -> None:
         """All workers have applied it: it is in force. What it does not want goes."""

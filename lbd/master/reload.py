@@ -6,7 +6,7 @@ counts), and what still runs out. It is logged in one line and returned by the a
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from lbd.config.schema import Config
 
-__all__ = ["Changes", "ReloadReport", "compare", "would_end_all"]
+__all__ = ["Changes", "ReloadReport", "as_it_runs", "compare", "would_end_all"]
 
 # What only a new start can change. A worker's place has its sockets and its segment of the board; who the workers are is decided
 # when they start; the admin listener must still answer who asked it for the reload.
@@ -94,8 +94,17 @@ class ReloadReport:
         }
 
 
+def as_it_runs(running: Config, new: Config) -> Config:
+    """`new`, as it can be in force in this process: what only a new start can change stays as it runs. So the next reload says again what
+    waits for one, and a file that goes back to what runs has nothing to say."""
+    daemon, admin = (
+        replace(getattr(new, section), **{key: getattr(getattr(running, section), key) for key in keys}) for section, keys in NEEDS_RESTART
+    )
+    return replace(new, lbd=daemon, admin=admin)
+
+
 def compare(old: Config, new: Config, generation: int) -> ReloadReport:
-    """The report of a reload from `old` to `new` that has succeeded."""
+    """The report of a reload from `old`, in force, to `new`, the file, that has succeeded."""
     before, after = _things(old), _things(new)
     kinds = {kind: _changes(before[kind], after[kind]) for kind in after}
     sections = {name: _changed_keys(getattr(old, name), getattr(new, name)) for name in ("lbd", "log", "admin")}

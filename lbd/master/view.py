@@ -61,6 +61,7 @@ class MasterView:
             "generation": master.generation,
             "reloads": dict(master.reloads),
             "last_reload": master.last_report.to_json() if master.last_report else None,
+            "needs_restart": list(master.needs_restart),
             "upgrades": dict(master.upgrades),
             "worker_restarts": master.supervisor.restarts if master.supervisor else 0,
             "workers": master.supervisor.snapshot(now) if master.supervisor else [],
@@ -176,7 +177,8 @@ class MasterView:
         return {cluster: [named(endpoint) for endpoint in endpoints] for cluster, endpoints in master.book.found().items()}
 
     def config_toml(self) -> str:
-        return "".join(f"# {line}\n" for line in self._master.control.lines()) + dump_toml(self._master.config)
+        waiting = [f"{key}: as it runs; the file has another value, in force only after a restart" for key in self._master.needs_restart]
+        return "".join(f"# {line}\n" for line in (*waiting, *self._master.control.lines())) + dump_toml(self._master.config)
 
     def config_json(self) -> dict[str, Any]:
         return dump_json(self._master.config)

@@ -237,7 +237,7 @@ def test_a_status_for_people() -> None:
     status = {
         "version": "0.1.0", "compiled": True, "state": "ready", "pid": 7, "uptime_seconds": 3725.2, "config": "lb.toml", "generation": 2,
         "binds": ["0.0.0.0:80", "[::]:80"], "control": "unix:/run/lbd/control.sock",
-        "worker_restarts": 1, "last_reload": {"errors": ["lb.toml:3: bad", "lb.toml:4: bad"]},
+        "worker_restarts": 1, "last_reload": {"errors": ["lb.toml:3: bad", "lb.toml:4: bad"]}, "needs_restart": ["lbd.workers", "lbd.user"],
         "workers": [
             {"slot": 0, "state": "serving", "pid": 8, "since_seconds": 3725, "unanswered_pings": 0},
             {"slot": 1, "state": "serving", "pid": 9, "since_seconds": 12, "unanswered_pings": 4},
@@ -253,6 +253,7 @@ def test_a_status_for_people() -> None:
         "  configuration lb.toml, generation 2; on 0.0.0.0:80, [::]:80",
         "  commands by unix:/run/lbd/control.sock",
         "  the last reload was refused: lb.toml:3: bad",
+        "  in the file, but in force only after a restart: lbd.workers, lbd.user",
         "  worker 0: serving, pid 8, 1 h 2 min",
         "  worker 1: serving, pid 9, 12 s, has not answered 4 pings",
         "  workers restarted: 1",

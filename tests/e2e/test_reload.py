@@ -326,14 +326,24 @@ def test_the_access_log_may_be_turned_off_and_on(origin: ScriptedOrigin, tmp_pat
         assert "/two" not in file.read_text()
 
 
-def test_what_needs_a_restart_is_said(origin: ScriptedOrigin, tmp_path: Path) -> None:
+def test_what_needs_a_restart_is_said_for_as_long_as_it_differs_from_what_runs(origin: ScriptedOrigin, tmp_path: Path) -> None:
     text = Text(origin)
     with start_lbd(str(text), tmp_path) as lbd:
-        text.workers = 1
-        lbd.rewrite(str(text))
-        assert post_reload(lbd)["needs_restart"] == ["lbd.workers"]
+        for generation in (2, 3):
+            text.workers = 1
+            lbd.rewrite(str(text))
+            assert post_reload(lbd)["needs_restart"] == ["lbd.workers"]
+            lbd.wait_for_log(f"generation {generation}: nothing has changed.*; in force only after a restart: lbd.workers")
+            assert lbd.json("/api/v1/status")["needs_restart"] == ["lbd.workers"]
+            assert lbd.json("/api/v1/config?format=json")["lbd"]["workers"] == 2
+            assert lbd.ask("/api/v1/config").startswith(b"# lbd.workers: as it runs; the file has another value")
         assert len(lbd.workers()) == 2
-        lbd.wait_for_log("in force only after a restart: lbd.workers")
+        text.workers = 2
+        lbd.rewrite(str(text))
+        assert post_reload(lbd)["needs_restart"] == []
+        lbd.wait_for_log("generation 4: nothing has changed; kept 1 listener, 1 bind, 1 cluster, 1 endpoint\n")
+        assert lbd.json("/api/v1/status")["needs_restart"] == []
+        assert not lbd.ask("/api/v1/config").startswith(b"#")
 
 
 def test_a_worker_born_after_a_reload_serves_the_new_configuration(origin: ScriptedOrigin, other: ScriptedOrigin, tmp_path: Path) -> None:

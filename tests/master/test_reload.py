@@ -10,7 +10,7 @@ import pytest
 
 from lbd.cluster.cluster import ClusterPolicy, EndpointPolicy, TimeoutPolicy
 from lbd.config.schema import AdminPolicy, Config, DaemonPolicy
-from lbd.master.reload import ReloadReport, compare, would_end_all
+from lbd.master.reload import ReloadReport, as_it_runs, compare, would_end_all
 from lbd.proxy.listener import ListenerPolicy
 from lbd.routing.route import RoutePolicy
 from lbd.worker.log import LogPolicy
@@ -68,6 +68,16 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
 def test_the_line_for_the_log(case: str) -> None:
     changes, line = CASES[case]
     assert compare(OLD, replace(OLD, **changes), 2).line() == f"reloaded, generation 2: {line}"
+
+
+def test_what_needs_a_restart_is_compared_with_what_runs() -> None:
+    file = replace(OLD, lbd=DaemonPolicy(workers=7, drain_timeout=5.0), admin=AdminPolicy("127.0.0.1:1"))
+    running = as_it_runs(OLD, file)
+    assert running == replace(OLD, lbd=DaemonPolicy(drain_timeout=5.0))
+    again = compare(running, file, 3)
+    assert (again.settings, again.needs_restart) == ((), ("lbd.workers", "admin.bind"))
+    back = compare(running, replace(OLD, lbd=DaemonPolicy(drain_timeout=9.0)), 3)
+    assert (back.settings, back.needs_restart) == (("lbd.drain_timeout",), ())
 
 
 def test_a_file_without_listeners_closes_nothing() -> None:
