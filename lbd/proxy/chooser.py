@@ -90,6 +90,10 @@ class Chooser:
             is_secure = exchange.downstream.source.scheme == b"https"
             head.headers.add(b"Set-Cookie", self._sticky.line(endpoint, is_secure))
 
+    def leads_to(self, endpoint: Endpoint) -> bool:
+        """Whether requests of this route may go there, up or not."""
+        return frozenset(self._subset) <= endpoint.metadata
+
     def is_usable(self, tried: Collection[Endpoint]) -> bool:
         """As of a cluster."""
         return self._selection.is_usable(tried) or (self._falls_back and self._cluster.is_usable(tried))

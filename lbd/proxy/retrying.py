@@ -151,15 +151,16 @@ def has_next(exchange: Exchange, failed: FailedAttempts, is_answered: bool) -> b
 
 
 def has_last_resort(exchange: Exchange, failed: FailedAttempts) -> bool:
-    """Somebody who has been taken out, by checks or for its failures, where all others have failed this very request: it may be well
-    by now, and otherwise the request is lost. Two endpoints that restart one after the other would lose requests without it.
-    """
-    cluster = exchange.target.cluster
-    assert cluster is not None
-    if exchange.target.chooser is None and cluster.policy.breaker is None:
-        out = [endpoint for endpoint in cluster.endpoints if not (endpoint.up or endpoint.drained or endpoint in failed.tried)]
-        failed.next = min((endpoint for endpoint in out if not endpoint.is_full()), key=lambda endpoint: endpoint.load(), default=None)
+    failed.next = exchange.target.last_resort(failed.tried)
     return failed.next is not None
+
+
+def find_again(exchange: Exchange, failed: FailedAttempts) -> Endpoint | None:
+    """Where the next attempt goes after a back-off: things may have changed meanwhile. None: where there will be room, if anywhere."""
+    endpoint = exchange.pick(failed.tried)
+    if endpoint is None and not may_wait(exchange.target, failed.tried):
+        endpoint = exchange.target.last_resort(failed.tried)
+    return endpoint or exchange.pick(failed.avoided)
 
 
 async def begin_another(exchange: Exchange) -> None:
@@ -178,7 +179,7 @@ async def begin_another(exchange: Exchange) -> None:
             await exchange.reactor.sleep(failed.wait)
         finally:
             exchange.downstream.stream.guard = None
-        endpoint = exchange.pick(failed.tried) or exchange.pick(failed.avoided)  # things may have changed meanwhile
+        endpoint = find_again(exchange, failed)
     if endpoint is None or (cluster.admission is not None and not cluster.admission.takes(endpoint)):
         try:
             endpoint = await wait_for_room(exchange, failed.tried)

@@ -91,6 +91,18 @@ class Target:
         assert self.cluster is not None
         return self.cluster.pick(key, tried) if self.chooser is None else self.chooser.pick(key, tried)
 
+    def last_resort(self, tried: Collection[Endpoint]) -> Endpoint | None:
+        """Somebody who has been taken out, by checks or for its failures, for a request at which all others have failed: it may be well
+        by now, and otherwise the request is lost. Two endpoints that restart one after the other would lose requests without it.
+        """
+        cluster, chooser = self.cluster, self.chooser
+        assert cluster is not None
+        if cluster.policy.breaker is not None:
+            return None
+        out = [endpoint for endpoint in cluster.endpoints if not (endpoint.up or endpoint.drained or endpoint in tried)]
+        free = [endpoint for endpoint in out if not endpoint.is_full() and (chooser is None or chooser.leads_to(endpoint))]
+        return min(free, key=lambda endpoint: endpoint.load(), default=None)
+
     def is_usable(self, tried: Collection[Endpoint]) -> bool:
         """Whether there is an endpoint that may be used, however busy, that is not among those."""
         assert self.cluster is not None

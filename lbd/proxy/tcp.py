@@ -199,7 +199,9 @@ class Session:
         while True:
             endpoint = self._target.pick(key, self._tried)
             if endpoint is None and not may_wait(self._target, self._tried):
-                raise last or refusal(self._target)
+                endpoint = self._last_resort(cluster) if last is not None else None
+                if endpoint is None:
+                    raise last or refusal(self._target)
             if last is not None and not self._may_retry():
                 raise last
             if endpoint is not None:
@@ -225,6 +227,10 @@ class Session:
             if last.side is Side.UPSTREAM:
                 endpoint.attempted(last.reason)
             self._tried.append(endpoint)
+
+    def _last_resort(self, cluster: Cluster) -> Endpoint | None:
+        endpoint = self._target.last_resort(self._tried)
+        return endpoint if endpoint is None or cluster.admission is None or cluster.admission.takes(endpoint) else None
 
     def _may_retry(self) -> bool:
         rules = self._target.rules

@@ -9,7 +9,6 @@ import trio
 
 from lbd import metrics
 from lbd.cluster.cluster import ClusterPolicy, EndpointPolicy, RetryPolicy, TimeoutPolicy
-from lbd.worker.messages import EndpointState
 from tests.support.script import Playbook
 
 if TYPE_CHECKING:
@@ -379,22 +378,3 @@ async def test_a_post_on_its_way_is_never_sent_twice() -> None:
         await play.downstream.expect(b"HTTP/1.1 502 ", until=b"502 Bad Gateway\n")
         assert play.dialled == ["one:1"]
         assert counted(play, metrics.RETRIES_DENIED) == {}
-
-
-@pytest.mark.parametrize("drained", [False, True])
-async def test_who_is_out_is_the_last_resort(drained: bool) -> None:
-    """Of two endpoints one is ejected and well again, the other has just died."""
-    policy = ClusterPolicy("web", (EndpointPolicy("one:1"), EndpointPolicy("two:2")))
-    async with Playbook(clusters=[policy], checks_bytes=False) as play:
-        play.clusters["web"].update([EndpointState("one:1", 1, 0, up=False, drained=drained), EndpointState("two:2", 1, 1)])
-        play.refuse.add("two:2")
-        play.downstream >> b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
-        if drained:
-            await play.downstream.expect(b"HTTP/1.1 502 ", until=END)
-            assert set(play.dialled) == {"two:2"}
-            return
-        upstream = await play.upstream()
-        assert play.dialled == ["two:2", "one:1"]
-        await upstream.read_until(b"\r\n\r\n")
-        upstream >> b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
-        await play.downstream.expect(b"HTTP/1.1 200 OK", until=b"ok")
