@@ -89,6 +89,7 @@ class Connection:
         """What comes before the first request; False: there will be none."""
         listener, began = self.listener, self.reactor.now
         protocol = ""
+        listener.opening.add(self.fiber)
         try:
             if listener.proxied is not None and not await open_proxied(self):
                 return False
@@ -98,6 +99,8 @@ class Connection:
         except ProxyError as error:
             listener.turned_away(self.stream.peer, len(self.early), error, self.reactor.now - began, self.reactor.now)
             return False
+        finally:
+            listener.opening.discard(self.fiber)
         if session is not None:
             await session.run()
         elif protocol == "h2":

@@ -10,6 +10,7 @@ from lbd.errors import ProxyError
 from lbd.proxy.answers import encode_answer, error_answer
 from lbd.proxy.exchange import Exchange
 from lbd.proxy.http1_downstream import Http1Downstream
+from lbd.proxy.opening import DRAIN_GRACE
 from lbd.proxy.reasons import failure
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Http1Connection"]
 
-DRAIN_GRACE = 1.0  # seconds in which a request may still come on an idle connection that is to be closed
 STEPS = 16  # requests, or reads, before other fibers get a turn
 KEEPALIVE, HEAD, LINGER = 1, 2, 3  # kinds of deadlines; the exchange has its own
 

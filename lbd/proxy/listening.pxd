@@ -22,7 +22,7 @@ cdef class Listener:
     cdef public HeadLimits head_limits
     cdef public RoutingTable table
     cdef public dict acceptors
-    cdef public set fibers, leaving
+    cdef public set fibers, leaving, opening
     cdef public dict heads, idle
     cdef public bint half_close, is_draining, opens, shows_reason
     cdef public double body_timeout, handshake_timeout, head_timeout, keepalive_timeout, linger_timeout, tunnel_idle, tunnel_lifetime

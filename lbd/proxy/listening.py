@@ -73,14 +73,14 @@ class Listener:
 
     `fibers` has every connection's fiber; those in `idle` wait between requests and lose nothing when they are ended, the first of them has
     waited for longest, and True means that its end is to be announced (HTTP/2). Those in `heads` owe the rest of a request's head, since
-    when they began it. Those in `leaving` have been told to end.
+    when they began it; those in `opening` have not come to a first request yet. Those in `leaving` have been told to end.
     """
 
     __slots__ = (
         "_cells", "_clusters", "_downstream_in", "_downstream_out", "_lines", "_numbers", "_segment", "_upstream_in", "_upstream_out",
         "acceptors", "access", "body_timeout", "complaints", "connect", "crowd", "fibers", "forwarding", "half_close", "handshake_timeout",
         "head_limits", "head_timeout", "heads", "hellos", "idle", "is_draining", "keepalive_timeout", "leaving", "linger_timeout",
-        "max_body", "max_requests", "only", "opens", "policy", "proxied", "random", "room", "shedding", "shows_reason", "table",
+        "max_body", "max_requests", "only", "opening", "opens", "policy", "proxied", "random", "room", "shedding", "shows_reason", "table",
         "termination", "tunnel_idle", "tunnel_lifetime", "unrouted", "upgrades", "wall_clock", "window",
     )  # fmt: skip
 
@@ -98,6 +98,7 @@ class Listener:
         self.fibers: set[Fiber] = set()
         self.idle: dict[Fiber, bool] = {}
         self.heads: dict[Fiber, float] = {}
+        self.opening: set[Fiber] = set()
         self.leaving: set[Fiber] = set()
         self.crowd = Crowd()
         self.complaints = Complaints()

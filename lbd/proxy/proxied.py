@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from lbd.core.fiber import Expired
 from lbd.core.stream import addresses_of
 from lbd.proxy.forwarding import without_mapping
+from lbd.proxy.opening import begin_step, receive_early, time_given
 from lbd.proxy.reasons import failure
 from lbd.wire.proxy_protocol import BEGINNINGS, LONGEST, VERSIONS, ProxyHeader, encode_proxy_header, parse_proxy_header
 from lbd.wire.refusal import WireError
@@ -19,9 +20,7 @@ from lbd.wire.refusal import WireError
 if TYPE_CHECKING:
     from lbd.proxy.connection import Connection
 
-__all__ = ["HANDSHAKE", "introduction", "may_become_header", "open_proxied", "receive_early", "refuse_header"]
-
-HANDSHAKE = 40  # a kind of deadline: of what comes before the first request
+__all__ = ["introduction", "may_become_header", "open_proxied", "refuse_header"]
 
 
 async def open_proxied(connection: Connection) -> bool:
@@ -34,7 +33,7 @@ async def open_proxied(connection: Connection) -> bool:
     is_trusted = connection.stream.peer in listener.proxied
     if not is_trusted and listener.policy.protocol == "tcp":
         return True  # the endpoint may be the one to speak first: what comes is looked at when it comes
-    connection.fiber.arm(listener.handshake_timeout, HANDSHAKE)
+    begin_step(connection)
     is_known = False
     while not is_known and await read_more(connection):
         is_known = take_header(connection) if is_trusted else look_for_header(connection.early)
@@ -78,26 +77,14 @@ def may_become_header(data: bytes) -> bool:
     return any(data[: len(word)] == word[: len(data)] for word in BEGINNINGS)
 
 
-async def receive_early(connection: Connection, limit: int) -> bytes:
-    """What comes next, b"" at the end. While nothing has come at all, nothing is lost when a drain ends the connection."""
-    listener, stream = connection.listener, connection.stream
-    try:
-        while (data := stream.recv(limit)) is None:
-            if not connection.early:
-                listener.idle[connection.fiber] = False
-            await stream.readable
-    finally:
-        listener.idle.pop(connection.fiber, None)
-    return data
-
-
 async def read_more(connection: Connection) -> bool:
     """At least one more byte, into `early`; False: it was closed before the first one."""
     try:
         data = await receive_early(connection, LONGEST)
     except Expired:
-        timeout = connection.listener.handshake_timeout
-        raise failure("proxy_header_timeout", f"{len(connection.early)} bytes within {timeout:g} s") from None
+        if connection.listener.is_draining and not connection.early:
+            raise
+        raise failure("proxy_header_timeout", f"{len(connection.early)} bytes within {time_given(connection.listener)}") from None
     if not data and connection.early:
         raise failure("proxy_header_invalid", "it was closed in the middle of the PROXY header")
     connection.early += data

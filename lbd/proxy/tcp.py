@@ -27,7 +27,8 @@ from lbd.proxy.dial import open_stream
 from lbd.proxy.endings import CONNECT, QUEUE
 from lbd.proxy.forwarding import without_mapping
 from lbd.proxy.grpc import NOT_GRPC
-from lbd.proxy.proxied import HANDSHAKE, introduction, may_become_header, refuse_header
+from lbd.proxy.opening import begin_step, time_given
+from lbd.proxy.proxied import introduction, may_become_header, refuse_header
 from lbd.proxy.pump import pump, send, watch
 from lbd.proxy.reasons import failure
 from lbd.routing.route import PRIORITIES
@@ -72,7 +73,7 @@ async def maybe_session(connection: Connection) -> Session | None:
 async def peek_hello(connection: Connection) -> ClientHello | None:
     """The hello, which stays in `connection.early`; None: it is no TLS. ProxyError: it is TLS that cannot be read, or has gone."""
     listener, stream, reader = connection.listener, connection.stream, HelloReader()
-    connection.fiber.arm(listener.handshake_timeout, HANDSHAKE)
+    begin_step(connection)
     data: bytes | None = connection.early
     try:
         while True:
@@ -95,7 +96,9 @@ async def peek_hello(connection: Connection) -> ClientHello | None:
         raise failure("client_hello_invalid", error.message) from error
     except Expired:
         if reader.received:
-            raise failure("client_hello_timeout", f"{len(reader.received)} bytes within {listener.handshake_timeout:g} s") from None
+            raise failure("client_hello_timeout", f"{len(reader.received)} bytes within {time_given(listener)}") from None
+        if listener.is_draining:
+            raise
         return None
     finally:
         listener.idle.pop(connection.fiber, None)

@@ -18,7 +18,7 @@ from lbd.core.fiber import Expired
 from lbd.core.tls import TlsStream
 from lbd.core.tls_error import TlsError
 from lbd.proxy.answers import Answer, encode_answer
-from lbd.proxy.proxied import HANDSHAKE, receive_early
+from lbd.proxy.opening import begin_step, receive_early, time_given
 from lbd.proxy.reasons import failure
 from lbd.proxy.tls_material import VERSIONS, load_pair
 
@@ -103,7 +103,7 @@ async def open_tls(connection: Connection) -> str:
     """
     listener, stream, fiber = connection.listener, connection.stream, connection.fiber
     assert listener.termination is not None
-    fiber.arm(listener.handshake_timeout, HANDSHAKE)
+    begin_step(connection)
     try:
         await wait_for_first(connection)
         if connection.early[0] != HANDSHAKE_RECORD:
@@ -113,8 +113,10 @@ async def open_tls(connection: Connection) -> str:
         connection.stream = tls
         await tls.handshake()
     except Expired:
+        if listener.is_draining and connection.stream is stream and not connection.early:
+            raise
         listener.shaken("timeout")
-        raise failure("tls_handshake_timeout", f"no whole handshake within {listener.handshake_timeout:g} s") from None
+        raise failure("tls_handshake_timeout", f"no whole handshake within {time_given(listener)}") from None
     except TlsError as error:
         listener.shaken("failed")
         is_stranger = error.word == "CALLBACK_FAILED"  # all that _choose() can be refused by

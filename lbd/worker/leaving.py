@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from lbd.proxy.http1 import DRAIN_GRACE, KEEPALIVE
+from lbd.proxy.http1 import KEEPALIVE
+from lbd.proxy.opening import DRAIN_GRACE, hurry_opening
 from lbd.proxy.reasons import failure
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ async def hurry(listener: Listener, reactor: Reactor) -> None:
     """Connections between requests get a moment more: a request may be on its way. A fiber, so that the reactor sees the deadlines."""
     for fiber in listener.idle:
         fiber.arm(DRAIN_GRACE, KEEPALIVE)
+    hurry_opening(listener)
     for fiber in listener.fibers:
         reactor.wake(fiber)  # what carries many requests looks up, and says that it will take no more
 
@@ -46,12 +48,12 @@ async def wait_empty(listeners: Sequence[Listener], timeout: float) -> None:
 
 
 async def cut_short(listeners: Sequence[Listener], reactor: Reactor) -> int:
-    """Ends what is left, with a line in the access log for each exchange; how many connections there were."""
-    left = sum(len(listener.fibers) for listener in listeners)
-    if left:
+    """Ends what is left, with a line in the access log for each exchange; on how many connections something was asked."""
+    busy = sum(len(listener.fibers - listener.idle.keys() - listener.opening) for listener in listeners)
+    if any(listener.fibers for listener in listeners):
         reactor.spawn(_end_connections(listeners), "drain")
         await wait_empty(listeners, LAST_WORDS)
-    return left
+    return busy
 
 
 async def _end_connections(listeners: Sequence[Listener]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import socket
 import ssl
 import subprocess
@@ -18,6 +19,7 @@ import pytest
 from tests.support.certificates import Authority, client_context
 from tests.support.http import Downstream, get
 from tests.support.origins import ScriptedOrigin
+from tests.support.patience import PATIENCE
 from tests.support.ports import free_ports
 from tests.support.processes import ROOT, LbdDaemon, find_program, start_lbd, wait_until
 
@@ -209,6 +211,25 @@ def test_slow_handshakes_hold_nobody_up(lab: Lab) -> None:
             assert each.recv(1) == b""
     assert lab.lbd.metric("lbd_tls_handshakes_total", listener="web", result="timeout") >= 50
     assert lab.lbd.metric("lbd_rejected_total", reason="tls_handshake_timeout") >= 50
+
+
+def test_half_a_handshake_holds_no_stop_up(tmp_path: Path) -> None:
+    """Nothing has been asked there; what is asked elsewhere is waited for."""
+    authority = Authority(tmp_path)
+    authority.issue("a", "a.example")
+    authority.issue("w", "*.c.example")
+    ports = free_ports(6)
+    with ScriptedOrigin() as origin, ExitStack() as stack:
+        text = config(ports, origin).replace('handshake = "2s"', 'handshake = "100s"').replace("[lbd]", '[lbd]\ndrain_timeout = "100s"')
+        lbd = stack.enter_context(start_lbd(text, tmp_path))
+        slow = [stack.enter_context(socket.create_connection(("127.0.0.1", ports[0]), PATIENCE)) for _ in range(4)]
+        for each in slow:
+            each.sendall(b"\x16\x03\x01\x02\x00\x01\x00")
+        wait_until(lambda: lbd.metric("lbd_downstream_connections", listener="web") == 4, "all to be there")
+        lbd.signal(signal.SIGTERM)
+        assert lbd.wait(PATIENCE) == 0
+        assert "stopped: nothing was cut short" in lbd.log()
+        assert [each.recv(1) for each in slow] == [b""] * 4
 
 
 def test_a_large_upload_and_download(lab: Lab) -> None:
