@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from lbd.core.fiber import Expired
 from lbd.core.stream import addresses_of
 from lbd.proxy.forwarding import without_mapping
-from lbd.proxy.opening import begin_step, receive_early, time_given
+from lbd.proxy.opening import HANDSHAKE, begin_step, receive_early, time_given
 from lbd.proxy.reasons import failure
 from lbd.wire.proxy_protocol import BEGINNINGS, LONGEST, VERSIONS, ProxyHeader, encode_proxy_header, parse_proxy_header
 from lbd.wire.refusal import WireError
@@ -35,10 +35,27 @@ async def open_proxied(connection: Connection) -> bool:
         return True  # the endpoint may be the one to speak first: what comes is looked at when it comes
     begin_step(connection)
     is_known = False
-    while not is_known and await read_more(connection):
-        is_known = take_header(connection) if is_trusted else look_for_header(connection.early)
+    try:
+        while not is_known and await read_more(connection):
+            is_known = take_header(connection) if is_trusted else look_for_header(connection.early)
+    except Expired:
+        check_silence(connection)
+        is_known = True
     connection.fiber.disarm()
     return is_known
+
+
+def check_silence(connection: Connection) -> None:
+    """Time is up. Where a header is optional, and the endpoint may be the one to speak first, no byte at all says that there is none.
+
+    ProxyError: it says nothing. Expired: a drain has taken the rest of the time.
+    """
+    listener = connection.listener
+    policy = listener.policy.proxy_protocol
+    if listener.is_draining and not connection.early:
+        raise Expired(HANDSHAKE)
+    if connection.early or policy is None or not policy.optional or listener.policy.protocol != "tcp":
+        raise failure("proxy_header_timeout", f"{len(connection.early)} bytes within {time_given(listener)}") from None
 
 
 def take_header(connection: Connection) -> bool:
@@ -79,12 +96,7 @@ def may_become_header(data: bytes) -> bool:
 
 async def read_more(connection: Connection) -> bool:
     """At least one more byte, into `early`; False: it was closed before the first one."""
-    try:
-        data = await receive_early(connection, LONGEST)
-    except Expired:
-        if connection.listener.is_draining and not connection.early:
-            raise
-        raise failure("proxy_header_timeout", f"{len(connection.early)} bytes within {time_given(connection.listener)}") from None
+    data = await receive_early(connection, LONGEST)
     if not data and connection.early:
         raise failure("proxy_header_invalid", "it was closed in the middle of the PROXY header")
     connection.early += data

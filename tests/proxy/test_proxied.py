@@ -170,6 +170,53 @@ async def test_optional() -> None:
         await wrong.expect_end()
 
 
+OPTIONAL = replace(TRUSTED, proxy_protocol=ProxyProtocolPolicy(("192.0.2.0/24",), optional=True))
+
+
+async def test_optional_and_silent_until_the_endpoint_has_spoken() -> None:
+    """As in SMTP: a client of the other kind, which sends no header, waits for a greeting."""
+    async with Playbook(listener=OPTIONAL) as play:
+        await trio.sleep(2.9)
+        assert play.dialled == [], "a header may still come"
+        up = await play.upstream()
+        up >> b"220 ready\r\n"
+        await play.downstream.expect(b"220 ready", until=b"\r\n")
+        play.downstream >> b"PROXY?\r\n"  # too late to be a header
+        await up.expect(b"PROXY?", until=b"\r\n")
+        play.downstream.end()
+        up.end()
+        await settle()
+        assert (line(play).reason, line(play).client) == ("", "192.0.2.1")
+
+
+async def test_optional_and_silent_with_routes_by_name() -> None:
+    async with Playbook(listener=OPTIONAL, clusters=CLUSTERS, routes=ROUTES) as play:
+        up = await play.upstream(7.0)
+        assert play.dialled == ["rest:1"]
+        up >> b"220 ready\r\n"
+        await play.downstream.expect(b"220 ready", until=b"\r\n")
+
+
+@pytest.mark.parametrize(
+    ("policy", "data"),
+    [(OPTIONAL, V1[:20]), (replace(OPTIONAL, protocol="http"), b""), (TRUSTED, b"")],
+    ids=["half a header", "in http it is for the client to begin", "not optional"],
+)
+async def test_when_silence_is_no_answer(policy: ListenerPolicy, data: bytes) -> None:
+    async with Playbook(listener=policy) as play:
+        play.downstream >> data
+        await trio.sleep(3.1)
+        await play.downstream.expect_end()
+        assert (line(play).reason, play.dialled) == ("proxy_header_timeout", [])
+
+
+async def test_optional_and_gone_without_a_word() -> None:
+    async with Playbook(listener=OPTIONAL) as play:
+        play.downstream.close()
+        await settle()
+        assert (play.lines, play.dialled) == ([], [])
+
+
 async def test_who_comes_and_goes_without_a_word_is_not_written_down() -> None:
     async with Playbook(listener=TRUSTED) as play:
         await trio.sleep(0.1)
