@@ -17,6 +17,7 @@ from lbd.admin.command import Fault
 from lbd.core.clock import wall_clock
 from lbd.master.commands import Member, clock_text, decide
 from lbd.master.overlay import DRAIN, WEIGHT, Named, Overlay, Overlays, dump_overlays, parse_overlays
+from lbd.master.state_directory import RETRY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -30,7 +31,6 @@ __all__ = ["Control", "named"]
 
 FILE = "overlays.json"
 PATIENCE = 2.0  # seconds that an answer waits for the disk
-RETRY = 30.0  # seconds to the next try of a write that failed
 LOOK = 5.0  # seconds between two looks at the clock at most: it may have been set
 
 FORGOTTEN = "a restart will forget this: there is no [lbd] state_directory"

@@ -11,26 +11,38 @@ from __future__ import annotations
 import json
 import logging
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from lbd.discovery.resolve import Resolver
     from lbd.master.control import Control
     from lbd.master.ejections import Ejections
     from lbd.master.probes import Prober
+    from lbd.master.sticky_key import StickyKey
 
-__all__ = ["bequeath", "inherit", "open_will"]
+__all__ = ["Estate", "bequeath", "inherit", "open_will"]
 
 log = logging.getLogger("lbd.master")
 
 
-def bequeath(prober: Prober, ejections: Ejections, control: Control, resolver: Resolver, upgrades: int) -> dict[str, Any]:
+class Estate(NamedTuple):
+    """What of a master is handed on: each of these has heritage() and inherit()."""
+
+    prober: Prober
+    ejections: Ejections
+    control: Control
+    resolver: Resolver
+    sticky_key: StickyKey
+
+
+def bequeath(estate: Estate, upgrades: int) -> dict[str, Any]:
     """`upgrades` with the one that is under way."""
     return {
-        "checks": prober.heritage(),
-        "ejections": ejections.heritage(),
-        "overlays": control.heritage(),
-        "names": resolver.heritage(),
+        "checks": estate.prober.heritage(),
+        "ejections": estate.ejections.heritage(),
+        "overlays": estate.control.heritage(),
+        "names": estate.resolver.heritage(),
+        "sticky_key": estate.sticky_key.heritage(),
         "upgrades": upgrades,
     }
 
@@ -42,16 +54,17 @@ def open_will(content: dict[str, Any]) -> int:
     return fd
 
 
-def inherit(fd: int, prober: Prober, ejections: Ejections, control: Control, resolver: Resolver) -> int:
+def inherit(fd: int, estate: Estate) -> int:
     """Before the first configuration is in force; closes the descriptor. How many upgrades there have been, with this one."""
     try:
         with open(fd, "rb") as file:
             file.seek(0)
             content = json.load(file)
-        prober.inherit(content["checks"])
-        ejections.inherit(content["ejections"])
-        control.inherit(content["overlays"])
-        resolver.inherit(content.get("names", {}))  # the first lbd did not know of them
+        estate.prober.inherit(content["checks"])
+        estate.ejections.inherit(content["ejections"])
+        estate.control.inherit(content["overlays"])
+        estate.resolver.inherit(content.get("names", {}))  # the first lbd did not know of them
+        estate.sticky_key.inherit(content.get("sticky_key", ""))  # nor of it
         return int(content["upgrades"])
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         log.warning(

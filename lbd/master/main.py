@@ -172,6 +172,7 @@ async def _start(master: Master, nursery: trio.Nursery, view: MasterView, wishes
         nursery.start_soon(master.ejections.run)
         nursery.start_soon(master.panics.run)
         nursery.start_soon(master.control.run)
+        nursery.start_soon(master.sticky_key.run)
         nursery.start_soon(master.vigil.run, supervisor)
         nursery.start_soon(master.vault.run)
         nursery.start_soon(master.cluster_vault.run)
@@ -206,7 +207,7 @@ async def _serve(master: Master, notifier: Notifier, wishes: _Wishes) -> None:
     if not master.handover.finish():
         log.error("the old master died before this one was ready; whoever looks after lbd starts another, so this one goes")
         master.admin_scope.cancel()  # what that one must have: the admin's port, the state directory
-        master.control.retire()
+        master.retire()
         master.state_directory.close()
         return
     async with trio.open_nursery() as nursery:

@@ -32,7 +32,7 @@ from lbd.master.dumps import Dumps
 from lbd.master.ejections import Ejections
 from lbd.master.endpoints import EndpointBook, Places
 from lbd.master.faults import Faults
-from lbd.master.heritage import bequeath, inherit, open_will
+from lbd.master.heritage import Estate, bequeath, inherit, open_will
 from lbd.master.inherited import Inherited
 from lbd.master.logs import LogFiles, Logs, open_logs
 from lbd.master.machine import Identity, resolve_identity, usable_cpus
@@ -122,7 +122,7 @@ class Master:
             log.warning("%s", warning)
         await self.doors.open(self.sockets, self.config, self._environ, self._faults)
         if (will := self.handover.take_heritage()) >= 0:
-            self.upgrades["ok"] = inherit(will, self.prober, self.ejections, self.control, self.resolver)
+            self.upgrades["ok"] = inherit(will, self._estate)
         with self._faults.gather():
             plan = await self._plan(self.config, 1)
             if self._faults.found:
@@ -336,7 +336,7 @@ class Master:
             sockets = {**self.sockets.handed(), **self.doors.handed()}
             if self.state_directory.lock >= 0:
                 sockets[STATE_LOCK] = [self.state_directory.lock]
-            will = open_will(bequeath(self.prober, self.ejections, self.control, self.resolver, self.upgrades["ok"] + 1))
+            will = open_will(bequeath(self._estate, self.upgrades["ok"] + 1))
             try:
                 self.successor, reason = await start_successor(sockets, will, self._environ, self.config.lbd.upgrade_timeout)
             finally:
@@ -346,9 +346,18 @@ class Master:
                 self.upgrades["failed"] += 1
                 log.error("the new master %s; this one stays", reason)
             else:
-                self.control.retire()
+                self.retire()
                 log.info("the new master (pid %d) serves", self.successor.pid)
             return reason
+
+    def retire(self) -> None:
+        """Somebody else has the state directory from now on."""
+        self.control.retire()
+        self.sticky_key.retire()
+
+    @property
+    def _estate(self) -> Estate:
+        return Estate(self.prober, self.ejections, self.control, self.resolver, self.sticky_key)
 
     # The end
 

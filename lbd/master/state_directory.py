@@ -31,7 +31,9 @@ from lbd.errors import EnvironmentFault
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["StateDirectory", "state_path"]
+__all__ = ["RETRY", "StateDirectory", "state_path"]
+
+RETRY = 30.0  # seconds to the next try of a write that failed
 
 VARIABLE = "STATE_DIRECTORY"  # systemd.exec(5); of several the first
 KEY = ("lbd", "state_directory")
@@ -59,7 +61,7 @@ class StateDirectory:
         self.path = path
         self.failures = 0  # writes that came to nothing
         self._lock = -1
-        self._reported = ""  # the last sentence that was logged: a full disk is told of once
+        self._reported: dict[str, str] = {}  # file, or "" -> the last sentence that was logged: a full disk is told of once
         try:
             if path is not None:
                 self._lock = self._open(path, lock)
@@ -103,7 +105,7 @@ class StateDirectory:
             own = os.open(path / LOCK, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
         except OSError as error:
             if error.errno in DISK_TROUBLE:
-                self._complain(f"{path}: {error.strerror}; until that is mended, what is changed at run time ends with the daemon")
+                self._complain("", f"{path}: {error.strerror}; until that is mended, what is changed at run time ends with the daemon")
                 return -1
             raise EnvironmentFault(f"{path} cannot be used: {_why(error, path)}", KEY) from error
         if handed >= 0 and os.path.sameopenfile(handed, own):
@@ -152,22 +154,26 @@ class StateDirectory:
         except OSError as error:
             self.failures += 1
             hint = "make room there" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "until that is mended a restart forgets it"
-            self._complain(f"{self.path / name} cannot be written: {error.strerror}; {hint}")
+            self._complain(name, f"{self.path / name} cannot be written: {error.strerror}; {hint}")
             return False
-        if self._reported:
+        if any([self._reported.pop(name, ""), self._reported.pop("", "")]):
             log.info("%s can be written again", self.path / name)
-            self._reported = ""
         return True
 
     def _write(self, path: Path, name: str, content: bytes) -> None:
         new = path / f".{name}.{os.getpid()}{NEW}"  # of our own: a predecessor may still be at it
         fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE)
-        with open(fd, "wb") as file:
-            os.fchmod(fd, FILE_MODE)
-            file.write(content)
-            file.flush()
-            os.fsync(fd)
-        os.replace(new, path / name)
+        try:
+            with open(fd, "wb") as file:
+                os.fchmod(fd, FILE_MODE)
+                file.write(content)
+                file.flush()
+                os.fsync(fd)
+            os.replace(new, path / name)
+        except BaseException:
+            with suppress(OSError):  # it would take room where there is none
+                new.unlink()
+            raise
         _sync_directory(path)
 
     def set_aside(self, name: str, why: str) -> None:
@@ -182,10 +188,10 @@ class StateDirectory:
             return
         log.warning("%s is no use (%s): it is %s.bad now; going on without it", place, why, name)
 
-    def _complain(self, sentence: str) -> None:
-        if sentence != self._reported:
+    def _complain(self, name: str, sentence: str) -> None:
+        if sentence != self._reported.get(name):
             log.error("%s", sentence)
-            self._reported = sentence
+            self._reported[name] = sentence
 
 
 def _sync_directory(path: Path) -> None:

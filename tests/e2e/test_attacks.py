@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import socket
-import subprocess
 import time
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support import procfs
+from tests.support.disks import tiny_disk
 from tests.support.http import Answer, Downstream, Ended, get, request_bytes
 from tests.support.origins import ScriptedOrigin
 from tests.support.patience import PATIENCE
@@ -302,21 +301,6 @@ def test_descriptors_are_hoarded(tmp_path: Path) -> None:
 
 
 # A full disk
-
-
-@contextmanager
-def tiny_disk(directory: Path) -> Iterator[None]:
-    """64 KiB, where this may be mounted."""
-    directory.mkdir()
-    mount = shutil.which("mount")
-    if mount is None or os.geteuid() != 0:
-        pytest.skip("only root may mount")
-    if subprocess.run([mount, "-t", "tmpfs", "-o", "size=64k", "none", str(directory)], check=False, capture_output=True).returncode:
-        pytest.skip("a tmpfs cannot be mounted here")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "-l", str(directory)], check=True)
 
 
 def log_goes_on(lab: Lab, directory: Path, path: Path, make_room: Callable[[], None], *, is_reopened: bool = False) -> None:

@@ -13,15 +13,17 @@ import trio
 from lbd.cluster.cluster import ClusterPolicy, EndpointPolicy
 from lbd.cluster.health import HealthPolicy
 from lbd.cluster.outlier import OutlierPolicy
+from lbd.cluster.sticky import StickyPolicy
 from lbd.cluster.witness import GATEWAY
 from lbd.discovery.resolve import Resolver
 from lbd.master.control import Control
 from lbd.master.ejections import Ejections
-from lbd.master.heritage import bequeath, inherit, open_will
+from lbd.master.heritage import Estate, bequeath, inherit, open_will
 from lbd.master.overlay import DRAIN, Overlay
 from lbd.master.probe import Outcome
 from lbd.master.probes import Prober
 from lbd.master.state_directory import StateDirectory
+from lbd.master.sticky_key import StickyKey
 from lbd.worker.messages import Suspect
 
 if TYPE_CHECKING:
@@ -54,6 +56,11 @@ class Life:
         self.ejections = Ejections(lambda cluster, addresses: None, self.prober.is_up, dict, lambda: 0.0)
         self.answers = {"app.internal": ["10.0.0.2", "10.0.0.1"]}  # of the name server; without any it is away
         self.resolver = Resolver(lambda cluster, endpoints: None, self.look_up)
+        self.sticky_key = StickyKey(StateDirectory(None))
+
+    @property
+    def estate(self) -> Estate:
+        return Estate(self.prober, self.ejections, self.control, self.resolver, self.sticky_key)
 
     async def look_up(self, host: str) -> list[str]:
         await trio.lowlevel.checkpoint()
@@ -67,10 +74,10 @@ class Life:
 
     def hand_on(self, change: Mapping[str, Any] | None = None) -> tuple[Life, int]:
         """The next one, before it is settled; and what it says of upgrades."""
-        content = bequeath(self.prober, self.ejections, self.control, self.resolver, 3) | dict(change or {})
+        content = bequeath(self.estate, 3) | dict(change or {})
         fd = open_will(content)
         heir = Life()
-        return heir, inherit(fd, heir.prober, heir.ejections, heir.control, heir.resolver)
+        return heir, inherit(fd, heir.estate)
 
 
 async def lived() -> Life:
@@ -144,6 +151,8 @@ async def test_what_the_new_configuration_does_not_want_is_forgotten() -> None:
         {"upgrades": None},
         {"names": {"app.internal": ["no address"]}},
         {"names": ["app.internal"]},
+        {"sticky_key": "no key"},
+        {"sticky_key": 7},
     ],
 )
 async def test_what_cannot_be_read_is_left(change: dict[str, Any]) -> None:
@@ -180,4 +189,16 @@ async def test_no_json_is_no_heritage() -> None:
     fd = os.memfd_create("test")
     os.write(fd, b"not " + json.dumps({}).encode())
     life = Life()
-    assert inherit(fd, life.prober, life.ejections, life.control, life.resolver) == 1
+    assert inherit(fd, life.estate) == 1
+
+
+async def test_sticky_sessions_stay_where_they_are_also_without_a_state_directory() -> None:
+    sticky, plain = ClusterPolicy("web", (), sticky=StickyPolicy()), ClusterPolicy("web", ())
+    life = Life()
+    key = life.sticky_key.given_to([sticky])
+    heir, _ = life.hand_on()
+    assert heir.sticky_key.given_to([plain]) == "", "nobody needs it now"
+    heir, _ = heir.hand_on()
+    assert heir.sticky_key.given_to([sticky]) == key
+    heir, _ = life.hand_on({"sticky_key": ""})
+    assert heir.sticky_key.given_to([sticky]) != key, "of a master that had none"

@@ -157,6 +157,27 @@ def test_a_write_that_fails_leaves_the_old_file(kept: StateDirectory, monkeypatc
         assert not kept.write("key", b"new")
     assert kept.read("key") == b"old"
     assert kept.failures == 1
+    assert kept.path is not None
+    assert sorted(os.listdir(kept.path)) == ["key", "lock"], "nothing is left lying there"
+
+
+def test_each_file_has_its_own_complaints(kept: StateDirectory, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+
+    def refuse(fd: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(state_directory.os, "fsync", refuse)  # type: ignore[attr-defined]
+        for name in ("key", "overlays", "key", "overlays"):
+            assert not kept.write(name, b"new")
+    assert kept.write("overlays", b"new")
+    assert kept.write("overlays", b"newer")
+    assert kept.write("key", b"new")
+    said = [record.getMessage() for record in caplog.records]
+    full = "cannot be written: No space left on device; make room there"
+    again = "can be written again"
+    assert said == [f"{kept.path}/{line}" for line in (f"key {full}", f"overlays {full}", f"overlays {again}", f"key {again}")]
 
 
 def test_a_file_that_is_no_use_is_set_aside(kept: StateDirectory, caplog: pytest.LogCaptureFixture) -> None:
