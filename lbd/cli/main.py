@@ -166,19 +166,20 @@ def run(words: argparse.Namespace) -> int:
 
 def check(words: argparse.Namespace) -> int:
     from lbd.core.clock import wall_clock
-    from lbd.master.certificates import read_listeners
     from lbd.master.cluster_certificates import read_clusters
     from lbd.master.faults import Faults
+    from lbd.master.listener_certificates import read_listeners
     from lbd.master.machine import resolve_identity
 
     config = load(words.file, os.environ)
     faults = Faults()
     with faults.gather():
         resolve_identity(config.lbd.user, config.lbd.group, is_root=os.geteuid() == 0)
-    with faults.gather():
-        read_listeners(config, wall_clock())
-    with faults.gather():
-        read_clusters(config, wall_clock())
+    for read in (read_listeners, read_clusters):
+        with faults.gather():
+            for reading in read(config, wall_clock()).values():
+                for line in (line for doubt in reading.warnings() for line in config.describe(doubt)):
+                    print(f"warning: {line}", file=sys.stderr)
     if faults.found:
         print("\n".join(line for fault in faults.found for line in config.describe(fault)), file=sys.stderr)
         return Exit.FAULT

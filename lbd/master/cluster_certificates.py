@@ -1,15 +1,17 @@
-"""What clusters with TLS need of files: who may vouch for endpoints, and what we show to them. As certificates.py for listeners."""
+"""What clusters with TLS need of files: who may vouch for endpoints, and what we show to them. As listener_certificates.py."""
 
 from __future__ import annotations
 
 import ssl
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lbd.errors import EnvironmentFault
-from lbd.master.certificates import Wanted, check_ciphers, read_authorities, read_pair
+from lbd.master.certificates import read_authorities
+from lbd.master.ciphers import check_ciphers
 from lbd.master.faults import Faults
-from lbd.proxy.tls_material import KeyPair, TlsMaterial
+from lbd.master.readings import NOTHING, Reader, Reading, Standing, Wanted, stamps_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,33 +47,29 @@ def wanted_by_clusters(config: Config) -> Iterator[Wanted]:
             yield Wanted(cluster.name, tls, (*own, *(base / name for name in names)))
 
 
-def read_clusters(config: Config, now: float) -> dict[str, TlsMaterial]:
+def read_clusters(config: Config, now: float, standing: Standing = NOTHING) -> dict[str, Reading]:
     """By cluster. EnvironmentFault: everything that is wrong with any of the files, each with the key that names it."""
-    found: dict[str, TlsMaterial] = {}
+    found: dict[str, Reading] = {}
     faults = Faults()
     shared: dict[Path, str] = {}
     for wanted in wanted_by_clusters(config):
         with faults.gather():
-            found[wanted.name] = read_cluster(wanted.name, wanted.policy, Path(config.file).parent, now, shared)
+            found[wanted.name] = read_cluster(wanted, Path(config.file).parent, now, standing, shared)
     faults.raise_all()
     return found
 
 
-def read_cluster(name: str, policy: ClusterTlsPolicy, base: Path, now: float, shared: dict[Path, str] | None = None) -> TlsMaterial:
+def read_cluster(wanted: Wanted, base: Path, now: float, standing: Standing, shared: dict[Path, str] | None = None) -> Reading:
     """EnvironmentFault: as read_clusters(). What clusters have in common is read once, and sent once, with `shared`."""
-    path: KeyPath = ("cluster", name, "tls")
-    faults = Faults()
-    authorities = ""
-    pairs: tuple[KeyPair, ...] = ()
-    with faults.gather():
-        authorities = authorities_of(policy, base, path, {} if shared is None else shared)
-    with faults.gather():
-        check_ciphers(policy.ciphers, path)
+    stamps = stamps_of(wanted.files)
+    policy: ClusterTlsPolicy = wanted.policy
+    path: KeyPath = ("cluster", wanted.name, "tls")
+    reader = Reader(now, standing)
+    reader.read_authorities(partial(authorities_of, policy, base, path, {} if shared is None else shared))
+    reader.check(partial(check_ciphers, policy.ciphers, path))
     if policy.client_cert and policy.client_key:
-        with faults.gather():
-            pairs = (read_pair(base / policy.client_cert, base / policy.client_key, path, now, "client_"),)
-    faults.raise_all()
-    return TlsMaterial(pairs, authorities)
+        reader.read_pair(base / policy.client_cert, base / policy.client_key, path, "client_")
+    return reader.reading(stamps)
 
 
 def authorities_of(policy: ClusterTlsPolicy, base: Path, path: KeyPath, shared: dict[Path, str]) -> str:

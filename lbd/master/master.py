@@ -59,7 +59,7 @@ if TYPE_CHECKING:
 
     from lbd.config.schema import Config
     from lbd.discovery.resolve import ResolvedEndpoint
-    from lbd.proxy.tls_material import TlsMaterial
+    from lbd.master.readings import Reading
 
 __all__ = ["Master"]
 
@@ -94,8 +94,8 @@ class Master:
         self.places = Places(self.board.endpoints, self.board.inflight)
         self.sockets = Sockets(self.slots, inherited, self.handover)
         self.resolver = Resolver(self._resolved)
-        self.vault = Vault(self._renewed)
-        self.cluster_vault = Vault(self._cluster_renewed, source=CLUSTERS)
+        self.vault = Vault(lambda listener, material: self._tell_all(Certificates(listener, material)))
+        self.cluster_vault = Vault(lambda cluster, material: self._tell_all(ClusterCertificates(cluster, material)), source=CLUSTERS)
         self.prober = Prober(
             self._flipped, secured=ProbeTls(self.cluster_vault.material, lambda cluster, address: self.book.name_of(cluster, address))
         )
@@ -128,6 +128,8 @@ class Master:
             if self._faults.found:
                 self.sockets.discard(plan.change)
         self._faults.raise_all()
+        for doubt in plan.doubts():
+            log.warning("%s", doubt)
         launch = partial(launch_worker, worker_environment(self._environ))
         self.supervisor = Supervisor(self.slots, launch, self._hello, plan, self.ejections.hear, self.board.forget)
         self._settle(plan)
@@ -135,12 +137,12 @@ class Master:
 
     async def _plan(self, config: Config, generation: int) -> Plan:
         faults = Faults()
-        materials: dict[str, TlsMaterial] = {}
-        cluster_materials: dict[str, TlsMaterial] = {}
+        tls: dict[str, Reading] = {}
+        cluster_tls: dict[str, Reading] = {}
         with faults.gather():
-            materials = await self.vault.first(config)
+            tls = await self.vault.first(config)
         with faults.gather():
-            cluster_materials = await self.cluster_vault.first(config)
+            cluster_tls = await self.cluster_vault.first(config)
         found = await self.resolver.first(config.clusters)
         change: Change | None = None
         with faults.gather():
@@ -153,7 +155,7 @@ class Master:
         # An endpoint that is checked for the first time starts as its policy says; the prober hears of it when it is in force.
         checks = {cluster.name: cluster.health.initial for cluster in config.clusters if cluster.health}
         book = EndpointBook(found, self.places, partial(self._healths, checks), self.control.standings, self.ejections.trial)
-        return Plan(generation, config, change, book, materials, cluster_materials, sticky_key)
+        return Plan(generation, config, change, book, tls, cluster_tls, sticky_key)
 
     def _healths(self, checks: dict[str, str], cluster: str) -> Callable[[str], bool]:
         """`checks`: cluster -> what its endpoints are before the first result. Without a check there is no verdict either."""
@@ -210,12 +212,6 @@ class Master:
             trials = {address: trial for address in addresses if (trial := self.ejections.trial(cluster, address))}
             self.supervisor.broadcast(Health(cluster, ups, trials))
             self.panics.look_at([cluster])
-
-    def _renewed(self, listener: str, material: TlsMaterial) -> None:
-        self._tell_all(Certificates(listener, material))
-
-    def _cluster_renewed(self, cluster: str, material: TlsMaterial) -> None:
-        self._tell_all(ClusterCertificates(cluster, material))
 
     def _standing(self, cluster: str) -> tuple[SpreadPolicy, tuple[EndpointState, ...]]:
         """Its rules and its endpoints; none when it has left."""
@@ -306,7 +302,7 @@ class Master:
             self.logs.take(logs)
         self._settle(plan)
         self.needs_restart = report.needs_restart
-        return replace(report, warnings=tuple(map(str, config.warnings)))
+        return replace(report, warnings=(*map(str, config.warnings), *plan.doubts()))
 
     def _settle(self, plan: Plan) -> None:
         """All workers have applied it: it is in force. What it does not want goes."""

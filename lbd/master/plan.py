@@ -9,9 +9,9 @@ from lbd.config.schema import Config
 from lbd.master.endpoints import EndpointBook
 from lbd.master.machine import usable_cpus
 from lbd.master.memory import for_each_worker
+from lbd.master.readings import Reading
 from lbd.master.sockets import Change
 from lbd.master.sticky_key import with_secret
-from lbd.proxy.tls_material import TlsMaterial
 from lbd.worker.messages import Configure
 
 if TYPE_CHECKING:
@@ -28,13 +28,18 @@ class Plan:
     config: Config
     change: Change
     book: EndpointBook
-    tls: dict[str, TlsMaterial] = field(default_factory=dict)  # by listener; as the vault has it today
-    cluster_tls: dict[str, TlsMaterial] = field(default_factory=dict)  # by cluster, likewise
+    tls: dict[str, Reading] = field(default_factory=dict)  # by listener; as the vault has it today
+    cluster_tls: dict[str, Reading] = field(default_factory=dict)  # by cluster, likewise
     sticky_key: str = ""  # for clusters that have none of their own
 
     @property
     def binds(self) -> frozenset[str]:
         return frozenset(self.change.wanted)
+
+    def doubts(self) -> tuple[str, ...]:
+        """What is not right about its certificates, and does not keep it from being put in force."""
+        faults = [fault for reading in (*self.tls.values(), *self.cluster_tls.values()) for fault in reading.warnings()]
+        return tuple(line for fault in faults for line in self.config.describe(fault))
 
     def message(self, slot: int, held: Collection[str]) -> tuple[Configure, list[int]]:
         """For the worker in this slot, which has the sockets of the binds `held`; with the descriptors of the others."""
@@ -48,8 +53,8 @@ class Plan:
             self.book.states(),
             sockets,
             config.lbd.drain_timeout,
-            self.tls,
-            self.cluster_tls,
+            {name: reading.material for name, reading in self.tls.items()},
+            {name: reading.material for name, reading in self.cluster_tls.items()},
             for_each_worker(config.lbd.overload, config.lbd.workers or usable_cpus()),
             self.book.places(),
         )

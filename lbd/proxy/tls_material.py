@@ -27,7 +27,9 @@ class KeyPair:
     chain: bytes
     key: bytes = field(repr=False)  # never into a log
     names: tuple[str, ...] = ()
-    not_after: float = 0.0  # wall clock
+    # Wall clock: when all of the chain is valid.
+    not_before: float = 0.0
+    not_after: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from lbd.cli import main as cli
 from lbd.cli.main import main
 from lbd.config.schema import load_config
 from lbd.errors import EnvironmentFault
+from tests.support.certificates import Authority
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -99,6 +100,17 @@ def test_check_tells_warnings_and_is_content(tmp_path: Path, capsys: Captured) -
     path.write_text(GOOD + '[cluster.other]\nendpoints = ["10.0.0.2:9000"]\n')
     assert main(["check", "-c", str(path)]) == 0
     assert capsys.readouterr().err == f"warning: {path}:15: cluster.other: no route leads to this cluster\n"
+
+
+def test_check_warns_of_a_certificate_that_has_expired(tmp_path: Path, capsys: Captured) -> None:
+    """lbd would start with it."""
+    Authority(tmp_path).issue("a", "a.example", days=-1.0)
+    path = tmp_path / "lb.toml"
+    path.write_text(GOOD.replace("[listener.web]\n", '[listener.web]\ntls = { cert = "a.pem", key = "a.key" }\n'))
+    assert main(["check", "-c", str(path)]) == 0
+    err = capsys.readouterr().err
+    assert err.startswith(f"warning: {path}:")
+    assert f": listener.web.tls.cert: the certificate in {tmp_path}/a.pem has expired on 20" in err
 
 
 @pytest.mark.parametrize("command", [[], ["check"], ["config"], ["reload"], ["status"]])

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support import procfs
 from tests.support.certificates import Authority, client_context
 from tests.support.http import Downstream, get
 from tests.support.origins import ScriptedOrigin
@@ -261,7 +262,7 @@ def test_certificates_change_without_a_reload(lab: Lab) -> None:
     key.write_text("no key")
     wait_until(lambda: lab.lbd.metric("lbd_certificate_reloads_total", result="failed") >= 1, "the refusal", 20.0)
     assert shown() == expected
-    lab.lbd.wait_for_log("listener web keeps its certificates: .*no private key that can be read")
+    lab.lbd.wait_for_log("listener web keeps the one in use: .*no private key that can be read")
     key.write_bytes(good)
     assert 39 * 86_400 < ends - lab.lbd.metrics()['process_start_time_seconds{process="master"}'] < 41 * 86_400
 
@@ -293,3 +294,37 @@ def test_files_that_are_wrong_at_the_start(tmp_path: Path) -> None:
         ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, env=environment)
     assert ran.returncode == 1
     assert "listener.web.tls.certificates[2].cert: w.pem cannot be read: no such file or directory" in ran.stderr
+
+
+def test_an_expired_certificate_takes_nothing_else_down(tmp_path: Path) -> None:
+    """Not the start, not a renewal beside it, not a reload, not an upgrade."""
+    authority = Authority(tmp_path)
+    authority.issue("a", "a.example")
+    authority.issue("w", "*.c.example", days=-1.0)
+    ports = free_ports(6)
+    with ScriptedOrigin() as origin:
+        text = config(ports, origin)
+        with start_lbd(text, tmp_path) as lbd:
+            lab = Lab(lbd, origin, authority, *ports[:5])
+
+            def serves(end: float) -> bool:
+                with lab.tls(lab.port) as stream:
+                    shown = stream.getpeercert()
+                assert shown is not None
+                return abs(ssl.cert_time_to_seconds(str(shown["notAfter"])) - time.time() - end * 86_400) < 3_600
+
+            lbd.wait_for_log(r"WARNING lbd\.master: .*: listener\.web\.tls\.certificates.*the certificate in .*w\.pem has expired")
+            lbd.wait_for_log("ERROR lbd.master: the certificate of listener web for .*c.example has expired")
+            assert serves(30)
+            authority.issue("a", "a.example", days=40)
+            wait_until(lambda: serves(40), "the new certificate")
+            lbd.reload(text.replace("workers = 2", 'workers = 2\ndrain_timeout = "5s"'))
+            assert lbd.metric("lbd_reloads_total", result="ok") == 1
+            assert any("has expired" in warning for warning in lbd.json("/api/v1/status")["last_reload"]["warnings"])
+            lbd.signal(signal.SIGUSR2)
+            lbd.wait()
+            lbd.wait_for_log(r"the new master \(pid \d+\) serves")
+            wait_until(lambda: serves(40), "the new master")
+            new = lbd.json("/api/v1/status")["pid"]
+            os.kill(new, signal.SIGTERM)
+            wait_until(lambda: not procfs.is_alive(new), "the new master's end")

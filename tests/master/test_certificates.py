@@ -1,25 +1,20 @@
-"""What is wrong with certificates and keys, in the words that operators read; and the watch over their files."""
+"""What is wrong with certificates and keys, in the words that operators read."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+import re
 from typing import TYPE_CHECKING
 
 import pytest
-import trio
 
 from lbd.config.schema import Config, load_config
 from lbd.core.clock import wall_clock
 from lbd.errors import EnvironmentFault
-from lbd.master import vault
-from lbd.master.certificates import read_listeners
-from lbd.master.vault import Vault
-from tests.support.certificates import Authority, encrypted
+from lbd.master.listener_certificates import read_listeners
+from tests.support.certificates import Authority, Signer, encrypted
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from lbd.proxy.tls_material import TlsMaterial
 
 TEXT = """\
 [listener.web]
@@ -55,7 +50,7 @@ def complaints(directory: Path, tls: str = PAIR) -> list[str]:
 
 def test_what_is_right(authority: Authority, tmp_path: Path) -> None:
     authority.issue("w", "*.b.example")
-    material = read_listeners(load(tmp_path, f'[{PAIR}, {{ cert = "w.pem", key = "w.key" }}]'), wall_clock())["web"]
+    material = read_listeners(load(tmp_path, f'[{PAIR}, {{ cert = "w.pem", key = "w.key" }}]'), wall_clock())["web"].material
     assert [pair.names for pair in material.pairs] == [("a.example", "localhost"), ("*.b.example",)]
     assert material.pairs[0].chain == (tmp_path / "a.pem").read_bytes()
     assert "PRIVATE" not in repr(material)
@@ -75,11 +70,53 @@ def test_files_that_are_not_there_all_at_once(authority: Authority, tmp_path: Pa
     ]
 
 
-def test_expired(authority: Authority, tmp_path: Path) -> None:
+def doubts(directory: Path, tls: str = PAIR) -> list[str]:
+    """About what is used all the same; without the directory."""
+    config = load(directory, tls)
+    found = read_listeners(config, wall_clock())["web"]
+    assert len(found.material.pairs) == 1
+    return [line.replace(f"{directory}/", "") for doubt in found.warnings() for line in config.describe(doubt)]
+
+
+def test_one_that_has_expired_can_be_used(authority: Authority, tmp_path: Path) -> None:
+    """Who refused it would take all other sites down at the next start."""
     authority.issue("a", "a.example", days=-1.0)
+    (found,) = doubts(tmp_path)
+    assert re.fullmatch(r"lb\.toml:4: listener\.web\.tls\.cert: the certificate in a\.pem has expired on 20.* UTC; renew it", found)
+
+
+def test_one_whose_time_has_not_come_can_be_used(authority: Authority, tmp_path: Path) -> None:
+    authority.issue("a", "a.example", begins=1.0)
+    (found,) = doubts(tmp_path)
+    assert re.fullmatch(r"lb\.toml:4: .*: the certificate in a\.pem is not valid before 20.* UTC; is the clock right\?", found)
+
+
+def test_the_dates_of_a_chain_are_those_that_all_of_it_is_valid_in(authority: Authority, tmp_path: Path) -> None:
+    root = Signer("root")
+    intermediate = Signer("intermediate", root, days=-2.0)
+    leaf = Signer("a.example", intermediate, names=["a.example"])
+    authority.write("a", leaf.pem + intermediate.pem, leaf.private)
+    (found,) = doubts(tmp_path)
+    assert "tls.cert: certificate 2 of the chain in a.pem has expired on 20" in found
+    (pair,) = read_listeners(load(tmp_path), wall_clock())["web"].material.pairs
+    assert pair.not_after == intermediate.certificate.not_valid_after_utc.timestamp()
+
+
+def test_a_chain_whose_second_has_the_right_name_and_another_key(authority: Authority, tmp_path: Path) -> None:
+    intermediate = Signer("intermediate", Signer("root"))
+    leaf = Signer("a.example", intermediate, names=["a.example"])
+    authority.write("a", leaf.pem + Signer("intermediate").pem, leaf.private)
+    assert complaints(tmp_path) == [
+        "lb.toml:4: listener.web.tls.cert: a.pem: certificate 1 is not signed by the next one, which has the right name but another key; "
+        "take the chain that came with the certificate"
+    ]
+
+
+def test_an_extension_that_nobody_understands_is_a_fault_and_no_traceback(authority: Authority, tmp_path: Path) -> None:
+    leaf = Signer("a.example", names=[b"\x30\x03no"])
+    authority.write("a", leaf.pem, leaf.private)
     (found,) = complaints(tmp_path)
-    assert found.startswith("lb.toml:4: listener.web.tls.cert: the certificate in a.pem has expired on 20")
-    assert found.endswith("UTC; renew it")
+    assert re.fullmatch(r"lb\.toml:4: listener\.web\.tls\.cert: a\.pem is not understood: .*; have it made anew", found)
 
 
 def test_encrypted(authority: Authority, tmp_path: Path) -> None:
@@ -121,7 +158,7 @@ def test_a_chain_out_of_order(authority: Authority, tmp_path: Path) -> None:
 
 def test_a_chain_in_order(authority: Authority, tmp_path: Path) -> None:
     (tmp_path / "a.pem").write_bytes((tmp_path / "a.pem").read_bytes() + authority.file.read_bytes())
-    assert len(read_listeners(load(tmp_path), wall_clock())["web"].pairs) == 1
+    assert len(read_listeners(load(tmp_path), wall_clock())["web"].material.pairs) == 1
 
 
 def test_two_for_one_name(authority: Authority, tmp_path: Path) -> None:
@@ -131,91 +168,15 @@ def test_two_for_one_name(authority: Authority, tmp_path: Path) -> None:
     ]
 
 
-def test_unknown_ciphers_and_authorities(authority: Authority, tmp_path: Path) -> None:
+def test_unknown_ciphers(authority: Authority, tmp_path: Path) -> None:
     found = complaints(tmp_path, '{ cert = "a.pem", key = "a.key", ciphers = "NONSENSE" }')
     assert found == [
         'lb.toml:4: listener.web.tls.ciphers: OpenSSL knows no cipher "NONSENSE"; `openssl ciphers` lists them, separated by colons'
     ]
+    found = doubts(tmp_path, '{ cert = "a.pem", key = "a.key", ciphers = "HIGH:!NONSENSE" }')
+    assert found == ['lb.toml:4: listener.web.tls.ciphers: OpenSSL knows no cipher "NONSENSE", so that "!NONSENSE" changes nothing']
+
+
+def test_authorities_that_are_not_there(authority: Authority, tmp_path: Path) -> None:
     found = complaints(tmp_path, '{ cert = "a.pem", key = "a.key", client_ca = "nobody.pem" }')
     assert found == ["lb.toml:4: listener.web.tls.client_ca: nobody.pem cannot be read: no such file or directory"]
-
-
-class Watch:
-    """A vault, the files' configuration, and what it has said."""
-
-    def __init__(self, config: Config) -> None:
-        self.config = config
-        self.changes: list[TlsMaterial] = []
-        self.now = wall_clock()
-        self.vault = Vault(lambda _name, material: self.changes.append(material), lambda: self.now)
-
-    async def start(self, nursery: trio.Nursery) -> None:
-        self.vault.update(self.config, await self.vault.first(self.config))
-        nursery.start_soon(self.vault.run)
-
-    def results(self) -> dict[str, float]:
-        return {labels["result"]: value for _, labels, value in self.vault.metrics() if "result" in labels}
-
-
-@pytest.fixture
-def watch(authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Watch:
-    """Threads read the files, so the clock is the real one, and the pauses short."""
-    monkeypatch.setattr(vault, "INTERVAL", 0.01)
-    monkeypatch.setattr(vault, "PATIENCE", 0.05)
-    return Watch(load(tmp_path))
-
-
-async def until(condition: object) -> None:
-    assert callable(condition)
-    with trio.fail_after(5.0):
-        while not condition():  # noqa: ASYNC110 - a thread's work
-            await trio.sleep(0.005)
-
-
-async def test_a_new_pair_is_taken(watch: Watch, authority: Authority) -> None:
-    async with trio.open_nursery() as nursery:
-        await watch.start(nursery)
-        cert, _ = authority.issue("a", "a.example")
-        await until(lambda: watch.changes)
-        nursery.cancel_scope.cancel()
-    assert watch.changes[-1].pairs[0].chain == cert.read_bytes()
-    assert watch.results() == {"ok": 1, "failed": 0}
-
-
-async def test_a_pair_that_does_not_fit_changes_nothing_until_it_does(
-    watch: Watch, authority: Authority, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    async with trio.open_nursery() as nursery:
-        await watch.start(nursery)
-        old = (tmp_path / "a.key").read_bytes()
-        authority.issue("a", "a.example")
-        fresh = (tmp_path / "a.key").read_bytes()
-        (tmp_path / "a.key").write_bytes(old)
-        await until(lambda: watch.results()["failed"])
-        assert not watch.changes
-        assert "listener web keeps its certificates: the key in" in caplog.text
-        (tmp_path / "a.key").write_bytes(fresh)
-        await until(lambda: watch.changes)
-        nursery.cancel_scope.cancel()
-    assert watch.results() == {"ok": 1, "failed": 1}
-
-
-async def test_warnings_before_the_end(watch: Watch, authority: Authority, caplog: pytest.LogCaptureFixture) -> None:
-    authority.issue("a", "a.example", days=20.0)
-    watch.config = replace(watch.config)
-    async with trio.open_nursery() as nursery:
-        await watch.start(nursery)
-        assert caplog.text.count("the certificate of listener web for a.example expires on") == 1
-        await trio.sleep(0.05)
-        assert caplog.text.count("expires on") == 1  # once for each of the days
-        watch.now += 15 * 86_400
-        await until(lambda: caplog.text.count("expires on") == 2)
-        watch.now += 10 * 86_400
-        await until(lambda: "has expired on" in caplog.text)
-        nursery.cancel_scope.cancel()
-
-
-async def test_when_it_ends_is_a_metric(watch: Watch, tmp_path: Path) -> None:
-    watch.vault.update(watch.config, await watch.vault.first(watch.config))
-    (end,) = [value for name, labels, value in watch.vault.metrics() if labels.get("name") == "a.example"]
-    assert abs(end - (wall_clock() + 30 * 86_400)) < 60

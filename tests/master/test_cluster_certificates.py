@@ -42,9 +42,9 @@ def test_whom_the_system_trusts_is_read_once_for_all(bundle: Path, tmp_path: Pat
     assert system_bundle() == bundle
     found = read_clusters(load(tmp_path, "tls = true", "", 'tls = { sni = "b" }', "tls = { insecure_skip_verify = true }"), wall_clock())
     assert sorted(found) == ["a", "c", "d"]
-    assert found["a"].authorities == bundle.read_text()
-    assert found["c"].authorities is found["a"].authorities
-    assert found["d"].authorities == ""
+    assert found["a"].material.authorities == bundle.read_text()
+    assert found["c"].material.authorities is found["a"].material.authorities
+    assert found["d"].material.authorities == ""
 
 
 def test_the_files_that_are_watched(bundle: Path, tmp_path: Path) -> None:

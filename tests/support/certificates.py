@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import TYPE_CHECKING
 
 import trustme
-from cryptography.hazmat.primitives import serialization
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtensionOID
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["Authority", "authority", "client_context", "downstream_context", "encrypted", "issue", "upstream_context"]
+__all__ = ["Authority", "Signer", "authority", "client_context", "downstream_context", "encrypted", "issue", "upstream_context"]
 
 
 class Authority:
@@ -26,15 +30,18 @@ class Authority:
         directory.mkdir(parents=True, exist_ok=True)
         self.ca.cert_pem.write_to_path(str(self.file))
 
-    def issue(self, file: str, *names: str, days: float = 30.0) -> tuple[Path, Path]:
-        """(certificate, key); of the past when `days` is negative."""
+    def issue(self, file: str, *names: str, days: float = 30.0, begins: float = -60.0) -> tuple[Path, Path]:
+        """(certificate, key); of the past when `days` is negative. `begins`: days from now."""
         now = datetime.now(UTC)
-        issued = self.ca.issue_cert(*names, not_before=now - timedelta(days=60), not_after=now + timedelta(days=days))
+        issued = self.ca.issue_cert(*names, not_before=now + timedelta(days=begins), not_after=now + timedelta(days=days))
+        return self.write(file, b"".join(blob.bytes() for blob in issued.cert_chain_pems), issued.private_key_pem.bytes())
+
+    def write(self, file: str, chain: bytes, private: bytes) -> tuple[Path, Path]:
+        """Both at once for whoever watches: each is replaced, the key first."""
         cert, key = self.directory / f"{file}.pem", self.directory / f"{file}.key"
-        # Both at once for whoever watches: each is replaced, the key first.
-        for path, blobs in ((key, [issued.private_key_pem]), (cert, issued.cert_chain_pems)):
+        for path, content in ((key, private), (cert, chain)):
             fresh = path.with_suffix(path.suffix + ".new")
-            fresh.write_bytes(b"".join(blob.bytes() for blob in blobs))
+            fresh.write_bytes(content)
             fresh.rename(path)
         return cert, key
 
@@ -43,6 +50,39 @@ class Authority:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(self.directory / f"{file}.pem", self.directory / f"{file}.key")
         return context
+
+
+Names = Sequence[str | bytes]
+
+
+class Signer:
+    """A certificate made by hand, of anybody, and what it signs: for chains that no authority would issue."""
+
+    def __init__(self, subject: str | x509.Name, above: Signer | None = None, *, days: float = 30.0, names: Names = ()) -> None:
+        """`names` are of DNS, or the bytes of the extension that should have them. `days`: until its end."""
+        now = datetime.now(UTC)
+        self.key = ec.generate_private_key(ec.SECP256R1())
+        self.subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, subject)]) if isinstance(subject, str) else subject
+        builder = x509.CertificateBuilder(above.subject if above else self.subject, self.subject, self.key.public_key())
+        builder = builder.serial_number(x509.random_serial_number())
+        builder = builder.not_valid_before(now - timedelta(days=60)).not_valid_after(now + timedelta(days=days))
+        if not names:
+            builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        for raw in (name for name in names if isinstance(name, bytes)):
+            oid = ExtensionOID.SUBJECT_ALTERNATIVE_NAME
+            builder = builder.add_extension(x509.UnrecognizedExtension(oid, raw), critical=False)
+        if hosts := [x509.DNSName(name) for name in names if isinstance(name, str)]:
+            builder = builder.add_extension(x509.SubjectAlternativeName(hosts), critical=False)
+        self.certificate = builder.sign((above or self).key, hashes.SHA256())
+
+    @property
+    def pem(self) -> bytes:
+        return self.certificate.public_bytes(serialization.Encoding.PEM)
+
+    @property
+    def private(self) -> bytes:
+        form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        return self.key.private_bytes(*form)
 
 
 def encrypted(key: Path) -> Path:
