@@ -11,5 +11,6 @@ cdef class Http1Connection:
     cdef public Http1Downstream downstream
     cdef public Fiber fiber
     cdef double _began
+    cdef bint _is_plain
 
     cdef _wait_for_request(self)

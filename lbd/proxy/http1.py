@@ -33,7 +33,7 @@ PREFACE = b"PRI * HTTP/2.0\r\n\r\n"  # of HTTP/2's; what follows it, "SM\r\n\r\n
 class Http1Connection:
     """The part of a connection's fiber that speaks HTTP/1."""
 
-    __slots__ = ("_began", "downstream", "fiber", "listener", "reactor", "stream")
+    __slots__ = ("_began", "_is_plain", "downstream", "fiber", "listener", "reactor", "stream")
 
     def __init__(self, connection: Connection) -> None:
         self.listener: Listener = connection.listener
@@ -46,6 +46,7 @@ class Http1Connection:
             self.downstream.buffer = connection.early
             self.downstream.bytes_in = len(connection.early)
         self._began = 0.0  # when the first byte of the request at hand was seen
+        self._is_plain = connection.scheme == b"http"  # else ALPN has said which protocol it is (RFC 9113 3.2)
 
     async def serve(self) -> bool:
         """Until the connection is to be closed; True when it speaks HTTP/2, and `downstream.buffer` has its first bytes."""
@@ -66,7 +67,7 @@ class Http1Connection:
         except ProxyError as error:
             listener.heads.pop(self.fiber, None)
             first = downstream.buffer if downstream.requests == 0 else b""
-            if first.startswith(PREFACE) and self.listener.policy.http2.enabled:
+            if first.startswith(PREFACE) and self._is_plain and listener.policy.http2.enabled:
                 return True
             self._refuse(failure("tls_to_plain") if first.startswith(TLS_RECORD) else error)
         await self._linger()

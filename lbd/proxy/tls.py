@@ -18,6 +18,7 @@ from lbd.core.fiber import Expired
 from lbd.core.tls import TlsStream
 from lbd.core.tls_error import TlsError
 from lbd.proxy.answers import Answer, encode_answer
+from lbd.proxy.hello import peek_hello
 from lbd.proxy.opening import begin_step, receive_early, time_given
 from lbd.proxy.reasons import failure
 from lbd.proxy.tls_material import VERSIONS, load_pair
@@ -32,6 +33,8 @@ __all__ = ["Termination", "identity_fields", "open_tls"]
 
 READ = 16 * 1024
 HANDSHAKE_RECORD = 0x16
+NO_APPLICATION_PROTOCOL = b"\x15\x03\x01\0\2\2\x78"  # a fatal alert, in the clear as all is before a ServerHello (RFC 8446 6)
+NOT_OFFERED = "it does not offer h2, and nothing else is spoken here (alpn)"
 HELP = b"400 Bad Request\nThis port speaks TLS: write https:// in front of the address.\n"
 # RFC 4514, 3: the short names of what a subject may have.
 SHORT = {
@@ -50,6 +53,7 @@ class Termination:
         self._is_strict = policy.strict_sni
         self._by_name: dict[str, ssl.SSLContext] = {}
         self._protocols = [name for name in policy.alpn if listener.http2.enabled or name != "h2"]
+        self.speaks_http1 = "http/1.1" in self._protocols or not self._protocols
         contexts: list[ssl.SSLContext] = []
         for pair in material.pairs:
             context = self._context(policy, material.authorities)
@@ -101,15 +105,17 @@ async def open_tls(connection: Connection) -> str:
 
     ProxyError: there will be no TLS; who spoke plain HTTP has been told so.
     """
-    listener, stream, fiber = connection.listener, connection.stream, connection.fiber
-    assert listener.termination is not None
+    listener, stream, fiber, termination = connection.listener, connection.stream, connection.fiber, connection.listener.termination
+    assert termination is not None
+    if not termination.speaks_http1:
+        await check_offer(connection)
     begin_step(connection)
     try:
         await wait_for_first(connection)
         if connection.early[0] != HANDSHAKE_RECORD:
             refuse_plain(connection)
         early, connection.early = connection.early, b""
-        tls = TlsStream(stream, listener.termination.context, "", None, early)
+        tls = TlsStream(stream, termination.context, "", None, early)
         connection.stream = tls
         await tls.handshake()
     except Expired:
@@ -126,11 +132,27 @@ async def open_tls(connection: Connection) -> str:
         listener.shaken("failed")
         raise failure("tls_handshake_failed", f"the connection broke: {error.strerror}") from None
     fiber.disarm()
+    protocol = tls.ssl.selected_alpn_protocol() or ""
+    if not protocol and not termination.speaks_http1:
+        listener.shaken("failed")
+        raise failure("tls_handshake_failed", NOT_OFFERED)
     listener.shaken("ok")
     connection.scheme = b"https"
-    if listener.termination.asks_clients:
+    if termination.asks_clients:
         connection.identity = identity_fields(tls.ssl)
-    return tls.ssl.selected_alpn_protocol() or ""
+    return protocol
+
+
+async def check_offer(connection: Connection) -> None:
+    """Where HTTP/1.1 is not spoken, nothing is left for a client that does not offer HTTP/2, and TLS has a word for that (RFC 7301 3.2).
+
+    The ssl module would go on without a protocol. ProxyError: it has been told so.
+    """
+    hello = await peek_hello(connection)
+    if hello is not None and b"h2" not in hello.alpn:
+        connection.listener.shaken("failed")
+        connection.stream.send(NO_APPLICATION_PROTOCOL)
+        raise failure("tls_handshake_failed", NOT_OFFERED)
 
 
 async def wait_for_first(connection: Connection) -> None:

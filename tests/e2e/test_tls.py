@@ -23,6 +23,7 @@ from tests.support.origins import ScriptedOrigin
 from tests.support.patience import PATIENCE
 from tests.support.ports import free_ports
 from tests.support.processes import ROOT, LbdDaemon, find_program, start_lbd, wait_until
+from tests.wire.http2_frames import PREFACE, settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -191,6 +192,28 @@ def test_tls_to_a_plain_port(lab: Lab) -> None:
     with pytest.raises(ssl.SSLError):
         lab.tls(lab.plain)
     lab.lbd.wait_for_log(r'"listener":"plain".*"status":400,"reason":"tls_to_plain"')
+
+
+def test_alpn_decides(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    authority.issue("a", "a.example")
+    authority.issue("w", "*.c.example")
+    ports = free_ports(6)
+    with ScriptedOrigin() as origin:
+        text = config(ports, origin).replace("strict_sni = true", 'alpn = ["h2"]')
+        text = text.replace('client_ca = "ca.pem" }', 'alpn = ["http/1.1"] }')
+        with start_lbd(text, tmp_path) as lbd:
+            lab = Lab(lbd, origin, authority, *ports[:5])
+            only_h2, only_h1 = lab.strict, lab.mutual
+            version = ("-o", "/dev/null", "-w", "%{http_code} %{http_version}")
+            assert lab.curl(only_h2, "--http2", *version) == "200 2"
+            for arguments in (("--http1.1",), ("--no-alpn",)):
+                assert "no application protocol" in lab.curl(only_h2, *arguments, *version)
+            lbd.wait_for_log(r'"tls_handshake_failed".*does not offer h2')
+            assert lab.curl(only_h1, "--http2", *version) == "200 1.1"
+            with lab.tls(only_h1, alpn=("http/1.1",)) as stubborn:
+                stubborn.sendall(PREFACE + settings())
+                assert stubborn.recv(1000).startswith(b"HTTP/1.1 505 ")
 
 
 def test_a_listener_that_redirects(lab: Lab) -> None:

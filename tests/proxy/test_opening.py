@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ssl
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +15,9 @@ from lbd.proxy.tls_policy import ListenerTlsPolicy
 from lbd.routing.route import RespondPolicy, RoutePolicy
 from lbd.worker.leaving import cut_short, hurry, wait_empty
 from tests.proxy.test_tcp import CLUSTERS, ROUTES, TCP
-from tests.support.certificates import Authority, client_context
-from tests.support.script import End, Playbook
+from tests.support.certificates import Authority
+from tests.support.script import Playbook
+from tests.support.tls_end import TlsEnd
 from tests.wire.hellos import hello_of
 
 if TYPE_CHECKING:
@@ -31,40 +31,6 @@ PATIENT = ListenerTimeouts(handshake=100.0, head=100.0)
 WEB = ListenerPolicy("web", ("test",), tls=ListenerTlsPolicy("a", "b"), timeouts=PATIENT)
 HEADED = ListenerPolicy("web", ("test",), timeouts=PATIENT, proxy_protocol=ProxyProtocolPolicy(("192.0.2.1",)))
 SNI = replace(TCP, timeouts=PATIENT)
-
-
-class TlsEnd:
-    """A client of TLS on a scripted end."""
-
-    def __init__(self, end: End, authority: Authority) -> None:
-        self.end = end
-        self._came, self._goes = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self.ssl = client_context(authority.file).wrap_bio(self._came, self._goes, server_hostname="a.example")
-
-    def hello(self) -> bytes:
-        with pytest.raises(ssl.SSLWantReadError):
-            self.ssl.do_handshake()
-        return self._goes.read()
-
-    async def shake(self) -> None:
-        """The rest of the handshake, the hello being there."""
-        while True:
-            self._came.write(await self.end.read())
-            try:
-                self.ssl.do_handshake()
-                break
-            except ssl.SSLWantReadError:
-                pass
-        self.end >> self._goes.read()
-
-    async def ask(self, data: bytes) -> bytes:
-        self.ssl.write(data)
-        self.end >> self._goes.read()
-        while True:
-            try:
-                return self.ssl.read(1 << 16)
-            except ssl.SSLWantReadError:
-                self._came.write(await self.end.read())
 
 
 @pytest.fixture
