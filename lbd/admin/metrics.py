@@ -56,10 +56,16 @@ class Scraper:
         return content_type, (text + "# EOF\n" if is_openmetrics else text).encode()
 
     def _series(self) -> Iterator[tuple[SeriesKey, Sequence[float]]]:
-        yield from self._view.board.totals().items()
+        """What both the workers and the master count is one series, the sum."""
+        own: dict[SeriesKey, float] = {}
         for name, labels, value in self._own():
             metric = self._by_name[name]
-            yield (metric.number, tuple([labels[label] for label in metric.labels])), (value,)
+            key = metric.number, tuple([labels[label] for label in metric.labels])
+            own[key] = own.get(key, 0.0) + value
+        for key, cells in self._view.board.totals().items():
+            yield key, (cells[0] + own.pop(key),) if key in own else cells
+        for key, value in own.items():
+            yield key, (value,)
 
     def _own(self) -> Iterator[OwnMetric]:
         yield BUILD_INFO.name, {"version": __version__, "compiled": str(core.COMPILED).lower()}, 1.0

@@ -15,6 +15,7 @@ import logging
 import os
 import signal
 import sys
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
@@ -70,7 +71,7 @@ async def _run(master: Master) -> Exit:
     """The log is written to the last line, however it ends."""
     code = Exit.OK
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(flush_lines, master.logs.lines, master.logs.file)
+        nursery.start_soon(partial(flush_lines, master.logs.lines, master.logs.file, log.error, is_own=True))
         try:
             await _live(master)
         except* EnvironmentFault as group:

@@ -197,6 +197,8 @@ class MasterView:
         states = [slot.state.now for slot in master.supervisor.slots] if master.supervisor else []
         for state in WorkerState:
             yield metrics.WORKERS.name, {"state": state.value}, float(states.count(state))
+        if lost := master.logs.lines.lost:
+            yield metrics.LOG_DROPPED.name, {"log": "log"}, float(lost)
         yield metrics.WORKER_HANGS.name, {}, float(master.vigil.hangs)
         for (cluster, address), place in master.places.items():
             if address:

@@ -4,7 +4,8 @@ Theory. Nothing that happens to a log may hold up a request: the disk fills up, 
 line is appended to a LineBuffer, which takes it or counts it as lost; flush_lines() has a thread write what has gathered
 (log_file.py). An idle daemon sleeps: the first line wakes the writer, which waits a moment for more, then writes all at once.
 
-- What could not be written is dropped and counted, not kept: later lines tell more. The other log hears of it, once.
+- What could not be written is dropped and counted, not kept: later lines tell more. Of the access log the process log hears, once a
+  minute; what the process log has lost itself it tells when it can be written again.
 - While the process ends, the writer gets EXIT_SECONDS more and is then left behind.
 
 The process log goes through the stdlib's `lbd` logger; `extra={...}` becomes key=value, or keys of the JSON object.
@@ -106,12 +107,14 @@ async def flush_lines(
     file: LogFile,
     complain: Callable[[str], None] | None = None,
     *,
+    is_own: bool = False,
     interval: float = FLUSH_SECONDS,
     write: Callable[[LogFile, bytes], Awaitable[tuple[int, str]]] | None = None,
 ) -> None:
-    """Runs until cancelled: writes what gathers in `buffer`. `complain` is told, in a sentence, when lines are lost."""
+    """Runs until cancelled: writes what gathers in `buffer`. `complain` is told, in a sentence, when lines are lost; with `is_own` what it
+    is told goes to this very log."""
     with WriteThread() as thread:
-        writer = Writer(buffer, file, complain, write or thread.write)
+        writer = Writer(buffer, file, complain, write or thread.write, is_own=is_own)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(writer.watch)
             try:
@@ -142,7 +145,7 @@ async def wait_for_size(buffer: LineBuffer, size: int) -> None:
 class Writer:
     """Says that lines were lost, and why, but not more often than once in COMPLAINT_SECONDS."""
 
-    __slots__ = ("_buffer", "_complain", "_complained_at", "_fault", "_file", "_is_writing", "_lost_before", "_write")
+    __slots__ = ("_buffer", "_complain", "_complained_at", "_fault", "_file", "_is_own", "_is_writing", "_lost_before", "_write")
 
     def __init__(
         self,
@@ -150,7 +153,10 @@ class Writer:
         file: LogFile,
         complain: Callable[[str], None] | None,
         write: Callable[[LogFile, bytes], Awaitable[tuple[int, str]]],
+        *,
+        is_own: bool = False,
     ) -> None:
+        self._is_own = is_own
         self._buffer = buffer
         self._file = file
         self._complain = complain
@@ -170,11 +176,13 @@ class Writer:
             await trio.sleep(STUCK_SECONDS)
             if self._is_writing and not self._fault:
                 self._fault = "a write does not return; nobody reads the pipe, or the disk hangs"
-            self._report(trio.current_time())
+            if not self._is_own:
+                self._report(trio.current_time())
             await trio.sleep(COMPLAINT_SECONDS)
 
     async def write(self) -> None:
         data = self._buffer.take()
+        fault = ""
         if data:
             if self._file.is_torn:
                 data = b"\n" + data
@@ -185,7 +193,8 @@ class Writer:
             if written:
                 self._file.is_torn = not data.endswith(b"\n", 0, written)
             self._buffer.lost += data.count(b"\n", written)
-        self._report(trio.current_time())
+        if not (self._is_own and fault):
+            self._report(trio.current_time())
 
     def _report(self, now: float) -> None:
         lost = self._buffer.lost - self._lost_before
@@ -195,8 +204,10 @@ class Writer:
         self._complained_at = now
         self._lost_before = self._buffer.lost
         if self._complain is not None:
-            cause = fault or 'they came faster than they could be written; a faster file, or log.access = "off", helps'
-            self._complain(f"the access log lost {lost} {'line' if lost == 1 else 'lines'}: {cause}")
+            remedy = 'level = "warning"' if self._is_own else 'access = "off"'
+            cause = fault or f"they came faster than they could be written; a faster file, or log.{remedy}, helps"
+            name = "this log" if self._is_own else "the access log"
+            self._complain(f"{name} lost {lost} {'line' if lost == 1 else 'lines'}: {cause}")
 
 
 class RecordHandler(logging.Handler):

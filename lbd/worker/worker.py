@@ -98,7 +98,7 @@ class Worker:
         """Until drained."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
-            nursery.start_soon(flush_lines, self._log_lines, self._log_file)
+            nursery.start_soon(partial(flush_lines, self._log_lines, self._log_file, log.error, is_own=True))
             nursery.start_soon(flush_lines, self._access_lines, self._access_file, log.error)
             await nursery.start(self._reactor.run)
             self._descriptors = descriptors()

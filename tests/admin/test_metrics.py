@@ -24,6 +24,7 @@ from lbd.metrics import (
     CONFIG_GENERATION,
     DOWNSTREAM_CONNECTIONS,
     ENDPOINT_UP,
+    LOG_DROPPED,
     LOOP_LAG,
     RELOADS,
     REQUEST_DURATION,
@@ -47,6 +48,17 @@ def scraped(view: FakeView, accept: str = FORMS[0]) -> dict[tuple[str, tuple[tup
     content_type, body = Scraper(view).scrape(accept)
     parse = parse_openmetrics if content_type.startswith("application/openmetrics-text") else parse_text
     return {(s.name, tuple(sorted(s.labels.items()))): s.value for family in parse(body.decode()) for s in family.samples}
+
+
+@pytest.mark.parametrize("accept", FORMS)
+def test_what_workers_and_master_count_is_one_series(accept: str) -> None:
+    board = FakeBoard({(LOG_DROPPED.number, ("log",)): [7], (LOG_DROPPED.number, ("access",)): [1]})
+    own = [(LOG_DROPPED.name, {"log": "log"}, 2.0)]
+    for view, total in ((FakeView(board, own=own), 9), (FakeView(own=own), 2), (FakeView(board), 7)):
+        _, body = Scraper(view).scrape(accept)
+        assert [line for line in body.decode().splitlines() if line.startswith('lbd_log_lines_dropped_total{log="log"}')] == [
+            f'lbd_log_lines_dropped_total{{log="log"}} {total}'
+        ]
 
 
 @pytest.mark.parametrize("accept", FORMS)

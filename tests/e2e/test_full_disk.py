@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from typing import TYPE_CHECKING
 
@@ -86,6 +87,29 @@ def test_the_key_of_sticky_cookies_is_written_once_there_is_room(origins: list[S
             assert (state / "sticky.key").stat().st_size == 65
         with LbdDaemon(text, tmp_path, environment=environment, name="second").wait_ready():
             assert is_kept(port, session)
+
+
+def test_the_log_says_what_it_has_lost_once_there_is_room(origins: list[ScriptedOrigin], tmp_path: Path) -> None:
+    port, admin = free_ports(2)
+    with tiny_disk(tmp_path / "disk"):
+        path = tmp_path / "disk" / "lbd.log"
+        text = config(port, admin, origins).replace("[log]", f'[log]\nfile = "{path}"')
+        with LbdDaemon(text, tmp_path).wait_ready() as lbd:
+            ballast = fill(tmp_path / "disk")
+
+            def lost() -> float:
+                lbd.reload()
+                return lbd.metric("lbd_log_lines_dropped_total", log="log")
+
+            wait_until(lambda: lost() >= 3, "lines of the master that are lost")
+            ballast.unlink()
+
+            def is_told() -> bool:
+                lbd.reload()
+                return bool(re.search(r" ERROR lbd.master: this log lost \d+ lines: .*No space left on device", path.read_text()))
+
+            wait_until(is_told, "what was lost to be told")
+            assert lbd.metric("lbd_faults_total") == 0
 
 
 def test_sticky_sessions_survive_an_upgrade_without_a_state_directory(origins: list[ScriptedOrigin], tmp_path: Path) -> None:

@@ -212,6 +212,43 @@ async def test_lines_that_found_no_room_are_told_of(tmp_path: Path, autojump_clo
     file.close()
 
 
+async def test_a_log_tells_of_its_own_losses_when_it_can(autojump_clock: trio.testing.MockClock) -> None:
+    written, is_full = bytearray(), True
+
+    async def write(file: LogFile, data: bytes) -> tuple[int, str]:
+        await trio.lowlevel.checkpoint()
+        if is_full:
+            return 0, "writing failed: No space left on device"
+        written.extend(data)
+        return len(data), ""
+
+    buffer, file = LineBuffer(), LogFile(-1)
+
+    def say(sentence: str) -> None:
+        buffer.append(sentence.encode() + b"\n")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(flush_lines, buffer, file, say, is_own=True, write=write))
+        for _ in range(100):
+            buffer.append(b"a\n")
+            await trio.sleep(1)
+        assert (buffer.lost, buffer.size) == (100, 0), "what nobody can read it does not say"
+        is_full = False
+        buffer.append(b"b\n")
+        await trio.sleep(1)
+        assert written == b"b\nthis log lost 100 lines: writing failed: No space left on device\n"
+        for _ in range(10):  # it comes and goes
+            is_full = not is_full
+            buffer.append(b"c\n")
+            await trio.sleep(1)
+        assert written.count(b"lost") == 1
+        await trio.sleep(60)
+        buffer.append(b"d\n")
+        await trio.sleep(1)
+        assert bytes(written).endswith(b"d\nthis log lost 5 lines: writing failed: No space left on device\n")
+        nursery.cancel_scope.cancel()
+
+
 async def test_a_write_that_is_stuck_is_told_of(autojump_clock: trio.testing.MockClock) -> None:
     complaints: list[str] = []
 
