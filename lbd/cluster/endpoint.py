@@ -31,8 +31,8 @@ __all__ = ["FADING", "Endpoint", "EndpointFacts"]
 FADING = 10.0  # seconds; Finagle's, and Linkerd's, for services that answer within a second
 
 GATEWAY_STATUSES = (502, 503, 504)  # what a proxy before the service says when the service is not there
-# Failures that say nothing about whether the endpoint is well.
-HARMLESS = frozenset(["ok", "upstream_refused", "no_upgrade"])
+# Outcomes that say nothing about whether the endpoint is well.
+HARMLESS = frozenset(["ok", "no_upgrade"])
 
 
 class EndpointFacts(Protocol):

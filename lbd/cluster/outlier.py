@@ -51,7 +51,7 @@ class OutlierPolicy:
     """`[cluster.NAME.outlier]`: on without being written."""
 
     enabled: bool = True
-    # In a row, as one worker sees them: no connection, a reset, a timeout, 502, 503, 504. One failure never ejects.
+    # In a row, as one worker sees them: no connection, a reset, a timeout, a refusal, 502, 503, 504. One failure never ejects.
     failures: Annotated[int, Count(0, 10_000, zero="not looked at")] = 5
     # In a row, any status from 500 on. Off: a page that always fails, asked for in a loop, would take out one endpoint after the other.
     errors: Annotated[int, Count(0, 10_000, zero="not looked at")] = 0

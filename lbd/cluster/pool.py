@@ -87,6 +87,10 @@ class Pool:
         """How many connections are out, when there are so many requests at work: each has one."""
         return requests
 
+    def serves(self) -> bool:
+        """Whether the endpoint is at work on requests that it has let pass, on a connection that others share. Of HTTP/1 nobody asks."""
+        return False
+
     def carries(self) -> int:
         """How many requests a connection carries at once."""
         return 1

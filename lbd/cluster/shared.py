@@ -53,6 +53,7 @@ class Shared(Protocol):
     idle_since: float
     requests: int  # that it has carried, and carries
     streams: int  # that it carries
+    has_served: bool  # the endpoint has looked at one of them at least
 
     def room(self) -> int:
         """How many more it can take; 0 once it is to take none any more."""
@@ -111,6 +112,9 @@ class SharedPool(Pool):
         """Connections that carry some of so many requests."""
         shared = [connection.streams for connection in self._open if connection.streams]
         return max(0, requests - sum(shared)) + len(shared)
+
+    def serves(self) -> bool:
+        return any(connection.has_served and connection.streams for connection in self._open)
 
     def __repr__(self) -> str:
         return f"<SharedPool of {len(self._numbers)}, {self._dials} dials, {len(self._queue)} waiting>"

@@ -137,7 +137,7 @@ class Exchange(Attempting):
             except (ProxyError, Expired) as caught:
                 error = caught if isinstance(caught, ProxyError) else timeout_failure(self, caught.kind)
                 if error.side is Side.UPSTREAM:
-                    self.endpoint.attempted(error.reason, is_excused(self, error))
+                    self.endpoint.attempted(error.reason, is_excused(self, error, self.endpoint))
                 if not plan_another(self, error):
                     raise error from None
             finally:

@@ -278,7 +278,7 @@ class Rival:
         if error is None:
             exchange.endpoint.attempted(OUTRUN, True)
         elif error.side is Side.UPSTREAM:
-            exchange.endpoint.attempted(error.reason, is_excused(exchange, error))
+            exchange.endpoint.attempted(error.reason, is_excused(exchange, error, exchange.endpoint))
         exchange.endpoint.end()
         exchange.go_on_with(self.endpoint, self.upstream, self._pool, self._sent_at)
         exchange.is_reused = self._is_reused
@@ -298,7 +298,7 @@ class Rival:
             outcome, told = "upstream_status", str(self.head.status)
             self.endpoint.observe(exchange.reactor.now - self._sent_at, exchange.reactor.now, self.head.status)
         if error is None or error.side is Side.UPSTREAM:
-            self.endpoint.attempted(outcome, error is None or is_excused(exchange, error))
+            self.endpoint.attempted(outcome, error is None or is_excused(exchange, error, self.endpoint))
         self.endpoint.end()
         failed = failures_of(exchange)
         failed.told.append(f"{self.endpoint.address} {told}")

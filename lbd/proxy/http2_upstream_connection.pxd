@@ -56,6 +56,8 @@ cdef class Http2UpstreamConnection:
     cdef _unblock(self, int64_t number=*)
     @cython.locals(upstream=Http2Upstream)
     cdef _was_reset(self, event)
+    @cython.locals(upstream=Http2Upstream)
+    cdef _note_earlier(self, int64_t number)
     cdef _went_away(self, last, code, message)
     cdef _ping(self, double now)
     @cython.locals(upstream=Http2Upstream)

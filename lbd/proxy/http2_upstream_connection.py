@@ -308,11 +308,20 @@ class Http2UpstreamConnection:
         if upstream is None:
             return
         self.blocked.pop(upstream, None)
+        if code == REFUSED_STREAM and not is_ours:
+            self._note_earlier(number)
         upstream.was_reset(code, message, is_ours)
         if code == REFUSED_STREAM and not is_ours:
             self._is_limited = True  # until one of them ends
             if self.streams == 1:
                 self.retire()
+
+    def _note_earlier(self, number: int) -> None:
+        """A stream is refused. Streams come in order: where an earlier one was not, the endpoint is at work on it, and this one is above
+        its limit, which may be lower than it says, or lower than it said."""
+        for upstream in self.upstreams.values():
+            if upstream.number < number and not upstream.was_refused:
+                self.has_served = True
 
     def _went_away(self, last: int, code: int, message: str) -> None:
         if last < self.codec.next_stream:

@@ -74,7 +74,7 @@ def plan_another(exchange: Exchange, error: ProxyError, head: ResponseHead | Non
     """An attempt has failed: whether there will be another one, which begin_another() begins once this one is cleared away."""
     failed = failures_of(exchange)
     admission = exchange.endpoint.admission
-    if admission is not None and error.reason in TIMEOUTS and not is_excused(exchange, error):
+    if admission is not None and error.reason in TIMEOUTS and not is_excused(exchange, error, exchange.endpoint):
         admission.dropped(exchange.reactor.now)
     is_end = error.retry is Retry.REUSED_ONLY or (error.retry is Retry.UNSENT_HERE and exchange.attempts < MOST_HERE)
     failed.counted += not is_end  # the end of a connection is no failure
@@ -107,14 +107,19 @@ def plan_another(exchange: Exchange, error: ProxyError, head: ResponseHead | Non
     return True
 
 
-def is_excused(exchange: Exchange, error: ProxyError) -> bool:
-    """Whether a failure of an attempt tells nothing against its endpoint.
+def is_excused(exchange: Exchange, error: ProxyError, endpoint: Endpoint) -> bool:
+    """Whether a failure of an attempt at `endpoint` tells nothing against it.
 
     The total time is the endpoint's doing only where it alone has used it up. Were it always, clients that read slowly, or a queue, could
     have one endpoint after the other ejected.
+
+    Who refuses a request over HTTP/2 has had enough of a connection (UNSENT_HERE), does not want this one in this way (NEVER), or has as
+    much as it takes, if others are served there meanwhile. Who refuses everything is not well.
     """
     if error.reason == "total_timeout":
         return exchange.status != 0 or not exchange.upload_done or exchange.attempts > 1 or exchange.waited > 0
+    if error.reason == "upstream_refused":
+        return error.retry is not Retry.UNSENT or endpoint.pool.serves()
     return error.retry in LOST_RACES
 
 

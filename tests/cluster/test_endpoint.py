@@ -88,7 +88,7 @@ def test_what_tells_against_it(board: Board) -> None:
     told: list[tuple[str, str, str]] = []
     endpoint = Endpoint("web", Facts("10.0.0.1:80"), Pool(PoolPolicy()), board.segment(0), board, lambda *words: told.append(words))
     endpoint.obey(OutlierPolicy(failures=2, latency=3.0))
-    for outcome, is_excused in (("upstream_closed", True), ("upstream_refused", False), ("ok", False)):
+    for outcome, is_excused in (("upstream_closed", True), ("upstream_refused", True), ("no_upgrade", False), ("ok", False)):
         endpoint.attempted(outcome, is_excused)
     assert (told, failures(board)) == ([], {})
     endpoint.observe(0.25, 1.0, 500)
@@ -96,8 +96,8 @@ def test_what_tells_against_it(board: Board) -> None:
     endpoint.observe(0.25, 1.0, 404)  # an answer like any other: a new run
     endpoint.observe(0.25, 1.0, 503)
     assert (told, failures(board)) == ([], {"error": 1, "gateway": 2})
-    endpoint.attempted("response_timeout")
-    assert told == [("10.0.0.1:80", "gateway", "2 failures in a row, the last: response_timeout")]
+    endpoint.attempted("upstream_refused")
+    assert told == [("10.0.0.1:80", "gateway", "2 failures in a row, the last: upstream_refused")]
     assert board.totals()[metrics.ENDPOINT_SECONDS.number, ("web", "10.0.0.1:80")] == [1_000_000]
     assert board.totals()[metrics.ENDPOINT_ANSWERS.number, ("web", "10.0.0.1:80")] == [4]
 

@@ -25,6 +25,7 @@ class Joint:
     idle_since: float = 0.0
     requests: int = 0
     streams: int = 0
+    has_served: bool = False
     looks: int = 0
     is_dead: bool = False  # as the kernel knows
     is_retired: bool = False
@@ -446,3 +447,16 @@ class Life(RuleBasedStateMachine):
 
 TestLife = Life.TestCase
 TestLife.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+def test_it_serves_while_a_connection_that_has_served_carries_something() -> None:
+    scene = Scene(SharedPool(KEPT, Http2UpstreamPolicy()))
+    scene.wait()
+    connection = scene.dialled()
+    assert not scene.pool.serves()  # nobody knows yet
+    connection.has_served = True
+    assert scene.pool.serves()
+    connection.retire()
+    assert scene.pool.serves()
+    connection.leave()
+    assert not scene.pool.serves()
