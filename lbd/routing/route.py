@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated
 
+from lbd.errors import ProxyError, Side
 from lbd.policy import Choice, Count, Duration, Size
 from lbd.routing.conditions import build_conditions, compile_pattern
 from lbd.routing.edits import Edits, HeaderEdits, encoded_fields
@@ -200,7 +201,10 @@ class Route:
         return path + b"?" + query if query else path
 
     def redirect_location(self, request: RequestHead) -> bytes:
-        """The Location of a redirect: an absolute URL, so that a path of //host/ cannot lead elsewhere."""
+        """The Location of a redirect: an absolute URL, so that a path of //host/ cannot lead elsewhere.
+
+        ProxyError 400: it would be another port, and nobody knows of which host.
+        """
         redirect = self.redirect
         if redirect is None:
             raise ValueError(f"{self!r} is no redirect")
@@ -209,6 +213,10 @@ class Route:
         target = self.rewritten_target(request)
         authority = redirect_authority(redirect, request)
         if not authority:  # HTTP/1.0 without Host; browsers read "/\\" as "//"
+            if redirect.port or redirect.scheme.encode() not in (b"", request.scheme):
+                raise ProxyError(
+                    Side.DOWNSTREAM, "bad_host", 400, "it is sent to another port, but does not say of which host (no Host field)"
+                )
             return b"/" + target.lstrip(b"/\\*")
         return (redirect.scheme.encode() or request.scheme) + b"://" + authority + (target if target.startswith(b"/") else b"/")
 

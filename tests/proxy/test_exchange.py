@@ -716,6 +716,13 @@ async def test_fixed_answers_and_redirects() -> None:
         await play.downstream.expect(b"HTTP/1.1 200 OK", until=b"hello\n")
 
 
+async def test_a_client_without_a_host_is_not_redirected_in_a_circle() -> None:
+    async with Playbook(routes=[RoutePolicy(name="https", redirect=RedirectPolicy(scheme="https"))], checks_bytes=False) as play:
+        play.downstream >> b"GET /x HTTP/1.0\r\n\r\n"
+        assert b"Location" not in await play.downstream.expect(b"HTTP/1.1 400 ", until=END)
+        assert play.lines[0].reason == "bad_host"  # type: ignore[attr-defined]
+
+
 async def test_rewrites() -> None:
     edits = RewritePolicy(
         prefix="/new",

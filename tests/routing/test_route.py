@@ -124,8 +124,8 @@ REDIRECTS = [
     (RedirectPolicy(scheme="https"), "*", "a.com", b"http", "https://a.com/"),
     # HTTP/1.0 without Host: there is only the path.
     (RedirectPolicy(path="/new"), "/x", "", b"http", "/new"),
-    (RedirectPolicy(scheme="https"), "//evil.com/x", "", b"http", "/evil.com/x"),
-    (RedirectPolicy(scheme="https"), "/\\evil.com/x", "", b"http", "/evil.com/x"),
+    (RedirectPolicy(scheme="http"), "//evil.com/x", "", b"http", "/evil.com/x"),
+    (RedirectPolicy(scheme="https"), "/\\evil.com/x", "", b"https", "/evil.com/x"),
     (RedirectPolicy(host="b.com"), "//evil.com/x", "", b"http", "http://b.com//evil.com/x"),
 ]
 
@@ -134,6 +134,17 @@ REDIRECTS = [
 def test_redirects(redirect: RedirectPolicy, target: str, host: str, scheme: bytes, location: str) -> None:
     found = route(path="/v1" if redirect.prefix else "", redirect=redirect).redirect_location(make_request(target, host, scheme=scheme))
     assert found == location.encode()
+
+
+@pytest.mark.parametrize(
+    ("redirect", "scheme"),
+    [(RedirectPolicy(scheme="https"), b"http"), (RedirectPolicy(scheme="http"), b"https"), (RedirectPolicy(port=81), b"http")],
+)
+def test_a_redirect_that_cannot_say_where_to_does_not_lead_back(redirect: RedirectPolicy, scheme: bytes) -> None:
+    """HTTP/1.0 without Host: a path alone would be asked for at the same port again, for ever."""
+    with pytest.raises(ProxyError) as caught:
+        route(redirect=redirect).redirect_location(make_request("/x", "", scheme=scheme))
+    assert (caught.value.status, caught.value.reason) == (400, "bad_host")
 
 
 def test_a_redirect_takes_groups_of_the_path() -> None:
