@@ -5,7 +5,7 @@
 HTTP/1.1:   GET /item/ID/SIZE     `size` bytes that follow from the ID, x-id, x-sha256, x-origin
             POST /once/ID         writes the ID into the ledger, then answers with the SHA-256 of the body
 WebSocket:  every message comes back
-TCP:        everything comes back
+TCP:        everything comes back, and behind it its SHA-256: what the origin took for all of it
 
 Its mood is a line on standard input: "well", "slow SECONDS", "hang", "reset", "status CODE", "cut" (a body ends half-way). Moods hold for
 HTTP; the other ports know only life and death. The ledger is opened with O_APPEND and each line is one write: it survives kill -9, and
@@ -175,10 +175,13 @@ async def converse(name: str, mood: Mood, ledger: int, stream: trio.SocketStream
 
 
 async def echo(stream: trio.SocketStream) -> None:
+    digest = hashlib.sha256()
     async with stream:
         try:
             async for data in stream:
+                digest.update(data)
                 await stream.send_all(data)
+            await stream.send_all(digest.digest())
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             return
 

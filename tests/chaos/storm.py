@@ -17,22 +17,25 @@ from tests.support import procfs
 from tests.support.certificates import Authority
 from tests.support.grpc_origin import GrpcOrigin
 from tests.support.names import can_mount, mounts
+from tests.support.patience import PATIENCE
 from tests.support.ports import free_ports
 from tests.support.processes import LbdDaemon, wait_until
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from contextlib import ExitStack
     from pathlib import Path
 
-    from tests.chaos.clients import Troubles
     from tests.chaos.schedule import Event
+    from tests.chaos.tally import Troubles
 
 __all__ = ["Site"]
 
 NAME = "origins.chaos"
 BALANCES = ("round-robin", "least-requests", "power-of-two", "random", "consistent-hash", "maglev", "peak-ewma")
-BREAKING = ("kill", "stop")  # what ends answers that have begun, beside the moods below
-BREAKING_MOODS = ("cut", "reset", "hang")
+LOOK = 0.1  # seconds between two looks at what comes of it
+NOTICED = 1.0  # seconds in which everybody has noticed that a worker is dead
+GRACE = 0.5  # seconds in which what a trouble has done may still be seen
 
 TEXT = """\
 [lbd]
@@ -113,12 +116,14 @@ class Site:
         self.grpc: list[GrpcOrigin] = []
         self.locks = [trio.Lock() for _ in range(origins)]
         self.counts: Counter[str] = Counter()
+        self.wrong: list[str] = []
+        self.whole_file = trio.Lock()  # a new master must not find the broken file
         for number in range(origins):
             http, ws, tcp, grpc = ports[4 * number : 4 * number + 4]
             origin = ChaosOrigin(directory, f"origin-{number}", (http, ws, tcp), self.ledger)
             self.origins.append(origin)
             stack.callback(origin.kill)
-            self.grpc.append(GrpcOrigin(directory, f"origin-{number}", port=grpc))
+            self.grpc.append(GrpcOrigin(directory, f"origin-{number}", port=grpc, ledger=self.ledger))
             stack.callback(self.kill_calls, number)
         for origin in self.origins:
             origin.start()
@@ -180,17 +185,44 @@ class Site:
                 self.lbd.rewrite(self.text(int(event.argument)))
                 await self.send(signal.SIGHUP)
             case "broken reload":
-                good = self.lbd.config.read_text()
-                self.lbd.rewrite(good + "\nnonsense = 1\n")
-                await self.send(signal.SIGHUP)
-                await trio.sleep(0.3)
-                self.lbd.rewrite(good)
+                async with self.whole_file:
+                    await self.reload_broken()
             case "worker":
                 await self.kill_worker(event.target)
             case "upgrade":
-                await self.send(signal.SIGUSR2)
+                async with self.whole_file:
+                    await self.upgrade()
             case "attack":
                 await trio.to_thread.run_sync(attack, event.argument, self.port)
+
+    async def reload_broken(self) -> None:
+        def refused() -> float:
+            return self.lbd.metric("lbd_reloads_total", result="failed")
+
+        good, before = self.lbd.config.read_text(), await trio.to_thread.run_sync(refused)
+        self.lbd.rewrite(good + "\nnonsense = 1\n")
+        try:
+            await self.send(signal.SIGHUP)
+            await self.see(lambda: refused() > before, "a broken file was not refused")
+        finally:
+            self.lbd.rewrite(good)
+
+    async def upgrade(self) -> None:
+        old = await trio.to_thread.run_sync(self.lbd.master)
+        await self.send(signal.SIGUSR2)
+        await self.see(lambda: self.lbd.master() != old, "an upgrade did not come about")
+
+    async def see(self, holds: Callable[[], bool], otherwise: str) -> None:
+        def is_seen() -> bool:
+            with contextlib.suppress(OSError, KeyError, ValueError):  # between two masters nobody may answer
+                return holds()
+            return False
+
+        for _ in range(int(PATIENCE / LOOK)):
+            if await trio.to_thread.run_sync(is_seen):
+                return
+            await trio.sleep(LOOK)
+        self.wrong.append(otherwise)
 
     async def send(self, number: signal.Signals) -> None:
         with contextlib.suppress(OSError, KeyError, ValueError):  # between two masters nobody may answer
@@ -198,12 +230,7 @@ class Site:
 
     async def trouble(self, event: Event) -> None:
         origin = self.origins[event.target]
-        first = time.monotonic()
-        word = event.argument.split()[0] if event.argument else ""
-        breaks = event.kind in BREAKING or word in BREAKING_MOODS
-        if breaks:
-            self.troubles.origins.append((first, float("inf")))
-            place = len(self.troubles.origins) - 1
+        trouble = self.troubles.begin(event.argument.split()[0] if event.argument else event.kind, time.monotonic())
         if event.kind == "kill":
             origin.kill()
             self.grpc[event.target].kill()
@@ -220,13 +247,12 @@ class Site:
             origin.tell(event.argument)
             await trio.sleep(event.lasts)
             origin.tell("well")
-        if breaks:
-            self.troubles.origins[place] = (first, time.monotonic() + 0.5)
+        trouble.last = time.monotonic() + GRACE
 
     def revive(self, number: int) -> None:
         self.origins[number].start()
         old = self.grpc[number]
-        self.grpc[number] = GrpcOrigin(self.directory, f"origin-{number}", port=old.port)
+        self.grpc[number] = GrpcOrigin(self.directory, f"origin-{number}", port=old.port, ledger=self.ledger)
         self.grpc[number].wait_for_ports(old.port, timeout=30)
 
     async def kill_worker(self, slot: int) -> None:
@@ -236,6 +262,7 @@ class Site:
         except (OSError, KeyError, ValueError):
             return
         if pid:
-            self.troubles.workers.append(time.monotonic())
+            trouble = self.troubles.begin("worker", time.monotonic())
+            trouble.last = trouble.first + NOTICED
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

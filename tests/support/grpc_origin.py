@@ -4,6 +4,7 @@
 
 Methods of /lab.Echo/ (the name says which way messages flow):
 
+    Once      the message again, once its first word has been written into the ledger
     Unary     the message again; metadata x-echo-* again, as initial metadata, and behind it as trailing metadata
     Client    the SHA-256 of all messages, and how many they were
     Server    "COUNT SIZE [PAUSE]": so many messages
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -38,19 +40,23 @@ __all__ = ["GrpcOrigin"]
 ECHO, HEALTH = "/lab.Echo/", "/grpc.health.v1.Health/Check"
 UNLIMITED = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1), ("grpc.so_reuseport", 0)]
 CODE, DETAILS = grpc.StatusCode.FAILED_PRECONDITION, "no: 100% caf\u00e9"
+LEDGER = "LBD_TESTS_LEDGER"
 TRAILING = (("x-why", "because"), ("x-why-bin", b"\0\xff\x80"))
 
 Context = Any  # grpc.ServicerContext; the package has no types
 
 
 class GrpcOrigin(Daemon):
-    """`pair`: certificate and key, for TLS."""
+    """`pair`: certificate and key, for TLS. `ledger`: a file that several may share."""
 
-    def __init__(self, directory: Path, name: str = "one", pair: tuple[Path, Path] | None = None, port: int = 0) -> None:
+    def __init__(
+        self, directory: Path, name: str = "one", pair: tuple[Path, Path] | None = None, port: int = 0, ledger: Path | None = None
+    ) -> None:
         self.port = port or free_port()
         root = Path(__file__).resolve().parents[2]
         command: list[str | Path] = [sys.executable, "-m", "tests.support.grpc_origin", str(self.port), name, *(pair or ())]
-        super().__init__(command, directory, name=f"grpc-{name}", environment={"PYTHONPATH": str(root), "PYTHONUNBUFFERED": "1"})
+        environment = {"PYTHONPATH": str(root), "PYTHONUNBUFFERED": "1", LEDGER: str(ledger or "/dev/null")}
+        super().__init__(command, directory, name=f"grpc-{name}", environment=environment)
 
     def __enter__(self) -> Self:
         return self.wait_for_ports(self.port)
@@ -64,9 +70,11 @@ class Echo(grpc.GenericRpcHandler):  # type: ignore[misc]  # the package has no 
     def __init__(self, name: str) -> None:
         self.name = name
         self.cancelled = 0
+        self.ledger = os.open(os.environ[LEDGER], os.O_WRONLY | os.O_APPEND)
         self.standing = {"": 1, "shop.Cart": 1}
         unary, stream = grpc.unary_unary_rpc_method_handler, grpc.unary_stream_rpc_method_handler
         self.methods = {
+            ECHO + "Once": unary(self.once),
             ECHO + "Unary": unary(self.unary),
             ECHO + "Client": grpc.stream_unary_rpc_method_handler(self.client),
             ECHO + "Server": stream(self.server),
@@ -81,6 +89,10 @@ class Echo(grpc.GenericRpcHandler):  # type: ignore[misc]  # the package has no 
 
     def service(self, handler_call_details: Context) -> Context:
         return self.methods.get(handler_call_details.method)
+
+    def once(self, message: bytes, context: Context) -> bytes:
+        os.write(self.ledger, message.partition(b" ")[0] + b"\n")
+        return message
 
     def unary(self, message: bytes, context: Context) -> bytes:
         echoed = [(key, value) for key, value in context.invocation_metadata() if key.startswith("x-echo-")]

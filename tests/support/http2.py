@@ -244,9 +244,12 @@ class Http2Socket(Http2Client):
         self.socket.settimeout(before)
 
     def send_all(self, number: int, data: bytes) -> None:
-        """As fast as lbd takes it, to the end of the stream."""
+        """As fast as lbd takes it, to the end of the stream; or until no more of it is wanted."""
         rest = memoryview(data)
         while rest:
+            if self.answers[number].reset >= 0:
+                return
+            assert not self.has_ended, f"closed early: {self.answers[number]}, {self.goaways}"
             room = min(self.connection.local_flow_control_window(number), 16384, len(rest))
             if room:
                 self.connection.send_data(number, bytes(rest[:room]))
