@@ -28,14 +28,20 @@ __all__ = ["KINDS", "Kind", "pair_of", "recv_all", "recv_some", "result_of", "ru
 
 Kind = str
 BUFFER = 64 * 1024  # of a TCP socket each way, or a megabyte would be gone in one call
+LAST_TURNS = 100
 KINDS = ("tcp", "unix", "memory", "tls", "tls-memory")  # of streams
 
 
 @asynccontextmanager
 async def running(
-    *, has_sockets: bool = True, faults: list[tuple[str, BaseException]] | None = None, on_turn: Callable[[float], None] | None = None
+    *,
+    has_sockets: bool = True,
+    faults: list[tuple[str, BaseException]] | None = None,
+    on_turn: Callable[[float], None] | None = None,
+    leaves: str = "",
 ) -> AsyncIterator[Reactor]:
-    """A reactor. Faults are collected in `faults`; without that list there must be none."""
+    """A reactor. Faults are collected in `faults`; without that list there must be none. Every fiber must have ended when the test has,
+    but for those that it leaves on purpose: `leaves` says why."""
     found: list[tuple[str, BaseException]] = [] if faults is None else faults
 
     def on_fault(fiber: Fiber, error: BaseException) -> None:
@@ -45,8 +51,14 @@ async def running(
     async with trio.open_nursery() as nursery:
         await nursery.start(reactor.run)
         yield reactor
+        for _ in range(LAST_TURNS):  # for those that are about to end
+            if not reactor.fibers:
+                break
+            await trio.lowlevel.checkpoint()
+        left = [fiber.name for fiber in reactor.fibers]
         nursery.cancel_scope.cancel()
     assert not reactor.fibers
+    assert bool(left) == bool(leaves), f"left running: {left}" if left else f"nothing was left running, where there was to be: {leaves}"
     if faults is None:
         assert not found
 

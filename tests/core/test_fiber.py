@@ -92,7 +92,7 @@ async def test_what_is_spawned_ends_with_the_reactor_even_then() -> None:
         finally:
             reactor.spawn(child(), "child")
 
-    async with running(has_sockets=False) as reactor:
+    async with running(has_sockets=False, leaves="the reactor's end is what is tested") as reactor:
         reactor.spawn(parent(reactor), "parent")
         await trio.sleep(1)
     assert steps == ["began", "ended"]
@@ -271,6 +271,7 @@ async def test_a_sleep_that_is_broken_off_leaves_no_deadline() -> None:
         fiber.interrupt(HungUp())
         await trio.sleep(100)
         assert fiber.coroutine is not None
+        fiber.cancel()
 
 
 # Cancellation
@@ -352,7 +353,7 @@ async def test_the_reactors_end_cancels_every_fiber_and_abandons_the_stubborn() 
                 raise ZeroDivisionError from None
 
     faults: list[tuple[str, BaseException]] = []
-    async with running(has_sockets=False, faults=faults) as reactor:
+    async with running(has_sockets=False, faults=faults, leaves="the reactor's end is what is tested") as reactor:
         for body in (good, stubborn, mad):
             reactor.spawn(body(reactor), body.__name__)
         await trio.sleep(1)

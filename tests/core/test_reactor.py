@@ -60,14 +60,14 @@ async def test_a_busy_connection_starves_nobody() -> None:
 
         async def body() -> None:
             nonlocal stopped
-            reactor.spawn(pump(), "pump")
-            reactor.spawn(swallow(), "swallow")
-            for left, _ in quiet:
-                reactor.spawn(echo(left), "echo")
+            others = [reactor.spawn(pump(), "pump"), reactor.spawn(swallow(), "swallow")]
+            others += [reactor.spawn(echo(left), "echo") for left, _ in quiet]
             askers = [reactor.spawn(note(longest, ask(right)), "ask") for _, right in quiet]
             for fiber in askers:
                 await fiber.done.wait()
             stopped = True
+            for fiber in others:
+                fiber.cancel()
 
         longest: list[int] = []
         await result_of(reactor, body())
@@ -186,7 +186,7 @@ async def test_a_number_that_is_used_again_gets_none_of_the_old_events() -> None
 
 async def test_closing_another_ones_stream_within_a_batch() -> None:
     """Whichever of the two is stepped first closes both; the other's event finds nobody."""
-    async with running() as reactor:
+    async with running(leaves="whoever waits for a stream that another one closes is not woken") as reactor:
         left, left_end = pair_of("unix", reactor)
         right, right_end = pair_of("unix", reactor)
         steps: list[str] = []

@@ -202,7 +202,7 @@ async def test_a_header_may_come_in_two(autojump_clock: MockClock) -> None:
         client, server = TlsStream(left, downstream_context(), "localhost", None, b""), TlsStream(right, upstream_context(), "", None, b"")
 
         async def body() -> bytes:
-            reactor.spawn(carry(far, near, random.Random(1)), "carry")
+            carrying = reactor.spawn(carry(far, near, random.Random(1)), "carry")
             reactor.spawn(server.handshake(), "server")
             shaking = reactor.spawn(client.handshake(), "client")
             while not (client.may_write and shaking.coroutine is None):
@@ -215,6 +215,7 @@ async def test_a_header_may_come_in_two(autojump_clock: MockClock) -> None:
             await reactor.sleep(0.01)
             assert server.recv(100) is None
             await far.send_all(record[3:])
+            carrying.cancel()
             return await recv_some(server)
 
         assert await result_of(reactor, body()) == b"in two"
