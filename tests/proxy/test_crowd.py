@@ -59,10 +59,10 @@ class Door:
         self._news = Signal(play.reactor)
 
     def knock(self, peer: str) -> End:
-        ours, theirs = memory_stream_pair(self.reactor, names=(peer, "test"), buffer=1 << 16)
-        self.waiting.append(theirs)
+        end, stream = self.play.pair(peer)
+        self.waiting.append(stream)
         self._ring()
-        return End(ours)
+        return end
 
     def fail(self, code: int) -> None:
         self.waiting.append(code)

@@ -8,8 +8,9 @@
         await play.downstream.expect(b"HTTP/1.1 200 OK\\r\\n", until=b"ok")
 
 `end >> data` sends; `await end.expect(...)` reads. A playbook that ends with bytes nobody looked at fails: a transcript is whole
-or it proves nothing. Dialling is replaced by memory streams, per address; `play.refuse` has the addresses that refuse,
-`play.greetings` what an address says, once, as soon as it is connected (b"": it closes).
+or it proves nothing. So does one with a fiber, a stream or a descriptor that goes on when everybody has left. Dialling is replaced
+by memory streams, per address; `play.refuse` has the addresses that refuse, `play.greetings` what an address says, once, as soon
+as it is connected (b"": it closes).
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from lbd.proxy.listening import Listener
 from lbd.routing.route import RoutePolicy
 from lbd.routing.table import RoutingTable
 from lbd.worker.messages import EndpointState
+from tests.conftest import open_fds
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,6 +43,10 @@ if TYPE_CHECKING:
     from lbd.core.fiber import Fiber
 
 __all__ = ["End", "Playbook"]
+
+
+BOARD = "/memfd:lbd-board"  # is mapped as long as anybody has a cell of it
+LAST_MOMENT = 0.1  # seconds of virtual time in which everything ends when everybody has left
 
 
 class End:
@@ -133,12 +139,15 @@ class Playbook:
         routes: Sequence[RoutePolicy] = (),
         buffer: int = 64 * 1024,
         checks_bytes: bool = True,
+        leaves: str = "",
     ) -> None:
+        """`leaves`: why something may go on when everybody has left."""
         self.policy = listener or ListenerPolicy("web", ("test",))
         self.cluster_policies = list(clusters) or [ClusterPolicy("web", (EndpointPolicy("one:1"),))]
         self.routes = list(routes) or [RoutePolicy(name="all", cluster=self.cluster_policies[0].name)]
         self.buffer = buffer
         self.checks_bytes = checks_bytes
+        self.leaves = leaves
         self.faults: list[BaseException] = []
         self.lines: list[object] = []  # finished exchanges, as the access log gets them
         self.refuse: set[str] = set()
@@ -150,8 +159,10 @@ class Playbook:
         self._came = trio.lowlevel.ParkingLot()
         self._latest: End | None = None
         self._ends: list[tuple[str, End]] = []
+        self._given: list[MemoryStream] = []  # to lbd
 
     async def __aenter__(self) -> Self:
+        self._before = open_fds()
         self.board = Board.create(1)
         segment = self.board.segment(0)
         self.reactor = Reactor(on_fault=self._fault, has_sockets=False)
@@ -188,14 +199,33 @@ class Playbook:
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        left = await self._what_stays() if error is None else []
         self._nursery.cancel_scope.cancel()
         await self._nursery_manager.__aexit__(None, None, None)
         self.board.close()
         if error is None:
             assert not self.faults, f"faults: {self.faults!r}"
+            opened = (target for fd, target in open_fds().items() if self._before.get(fd) != target)
+            left += [target for target in opened if not target.startswith(BOARD)]
+            assert bool(left) == bool(self.leaves), f"left: {left}" if left else f"nothing was left, where there was to be: {self.leaves}"
             if self.checks_bytes:
                 for name, end in self._ends:
                     end.assert_all_seen(name)
+
+    async def _what_stays(self) -> list[str]:
+        """Everybody leaves; what lbd has open or running then, it would have for ever."""
+        for _, end in self._ends:
+            end.unseen += bytes(end.stream.inbox)
+            end.stream.inbox.clear()
+            end.close()
+        for cluster in self.clusters.values():
+            for endpoint in cluster.endpoints:
+                endpoint.pool.close_all()  # as a worker that leaves does
+        with trio.move_on_after(LAST_MOMENT):
+            while self.reactor.fibers:  # noqa: ASYNC110 - for milliseconds
+                await trio.sleep(0.001)
+        left = [fiber.name for fiber in self.reactor.fibers]
+        return left + [f"stream to {stream.peer}" for stream in self._given if not stream.is_closed]
 
     def write(self, exchange: object) -> None:
         self.lines.append(exchange)
@@ -208,11 +238,17 @@ class Playbook:
 
     def connect(self, peer: str = "192.0.2.1") -> End:
         """Another downstream."""
+        end, stream = self.pair(peer)
+        Connection(self.listener, stream, 80)
+        return end
+
+    def pair(self, peer: str) -> tuple[End, MemoryStream]:
+        """Another downstream, and what lbd has of it: still to be given to somebody."""
         ours, theirs = memory_stream_pair(self.reactor, names=(peer, "test"), buffer=self.buffer)
-        Connection(self.listener, theirs, 80)
         end = End(ours)
         self._ends.append((f"downstream {peer}", end))
-        return end
+        self._given.append(theirs)
+        return end, theirs
 
     async def _connect(self, reactor: Reactor, family: int, address: tuple[str, int] | str, name: str) -> MemoryStream:
         self.dialled.append(name)
@@ -223,6 +259,7 @@ class Playbook:
         ours, theirs = memory_stream_pair(reactor, names=("lbd", name), buffer=self.buffer)
         end = End(theirs)
         self._ends.append((f"upstream {name}", end))
+        self._given.append(ours)
         self._waiting.append(end)
         self._came.unpark_all()
         greeting = self.greetings.pop(name, None)
