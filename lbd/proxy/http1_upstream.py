@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Http1Upstream"]
 
+TAKES_TRAILERS = b"Connection: TE\r\nTE: trailers\r\n"  # RFC 9110 10.1.4; whatever else the client's TE said was for us
 HEAD_READ = 16 * 1024  # most answers, head and body, fit; core/syscalls.pyx copies those instead of resizing
 RESPONSE_LIMITS = HeadLimits(64 * 1024, 16 * 1024, 256)  # what nginx, haproxy and Envoy take, or more
 
@@ -55,6 +56,8 @@ class Http1Upstream(Upstream):
         self._request_framing = framing
         if request.upgrade:
             extra += upgrade_lines(request.upgrade)
+        elif request.te_trailers:
+            extra += TAKES_TRAILERS
         head = encode_request(request, target, host, framing, extra)
         if not body:
             self._send(head)

@@ -153,7 +153,7 @@ class RequestHead:
     keep_alive: bool  # as far as the sender is concerned
     expect_continue: bool
     upgrade: bytes  # the protocols that are offered; b"" for none
-    te_trailers: bool
+    te_trailers: bool  # the sender takes trailers, and says so
     has_proxy_fields: bool  # one of those that proxies write came: Via, Forwarded, X-Forwarded-*, X-Request-Id and the like
 
     @staticmethod

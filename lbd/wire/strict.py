@@ -204,7 +204,8 @@ def set_target(head: RequestHead, target: bytes, hosts: list[bytes] | None) -> N
 def set_wishes(head: RequestHead, noted: Noted) -> None:
     """Who has passed it on, and what its sender would like."""
     head.has_proxy_fields = not CLAIMS.isdisjoint(noted)
-    head.te_trailers = b"te" in noted and b"trailers" in listed(noted[b"te"])
+    # HTTP/1.0 has no chunks that trailers could come behind.
+    head.te_trailers = b"te" in noted and head.minor > 0 and b"trailers" in listed(noted[b"te"])
     head.expect_continue = b"expect" in noted and head.minor > 0 and b"100-continue" in listed(noted[b"expect"])
     if head.minor == 0:
         head.headers.remove(b"expect")  # HTTP/1.0 does not know it (RFC 9110, 10.1.1), and upstream we speak HTTP/1.1

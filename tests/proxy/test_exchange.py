@@ -241,6 +241,47 @@ async def test_a_body_in_pieces_streams_up() -> None:
         await play.downstream.read_until(b"ok")
 
 
+@pytest.mark.parametrize(
+    ("lines", "told"),
+    [
+        (b"Connection: TE\r\nTE: trailers\r\n", True),
+        (b"Connection: keep-alive, te, X-Own\r\nTE: gzip;q=0.5, Trailers , deflate\r\nX-Own: 1\r\n", True),
+        (b"TE: trailers\r\n", True),
+        (b"TE: x\r\nTE: trailers\r\n", True),
+        (b"Connection: TE\r\nTE: gzip\r\n", False),
+        (b"Connection: TE\r\nTE: \r\n", False),
+        (b"Connection: TE\r\n", False),
+        (b"Connection: TE, upgrade\r\nUpgrade: websocket\r\nTE: trailers\r\n", False),
+    ],
+)
+async def test_who_takes_trailers_says_so_to_the_endpoint(lines: bytes, told: bool) -> None:
+    """And that alone: what else TE says is about this connection."""
+    async with Playbook(checks_bytes=False) as play:
+        play.downstream >> b"GET / HTTP/1.1\r\nHost: a\r\n" + lines + b"\r\n"
+        head = await (await play.upstream()).read_until(END)
+        assert (b"\r\nConnection: TE\r\nTE: trailers\r\n" in head) is told
+        names = [line.partition(b":")[0].lower() for line in head.split(b"\r\n")]
+        assert (names.count(b"te"), names.count(b"connection")) == (told, told or b"upgrade" in lines)
+        assert b"x-own" not in names
+
+
+async def test_old_clients_cannot_take_trailers() -> None:
+    async with Playbook(checks_bytes=False) as play:
+        play.downstream >> b"GET / HTTP/1.0\r\nHost: a\r\nConnection: TE\r\nTE: trailers\r\n\r\n"
+        head = await (await play.upstream()).read_until(END)
+        assert b"TE:" not in head
+        assert b"Connection" not in head
+
+
+async def test_trailers_that_were_asked_for_go_down() -> None:
+    async with Playbook() as play:
+        play.downstream >> b"GET / HTTP/1.1\r\nHost: a\r\nConnection: TE\r\nTE: trailers\r\n\r\n"
+        up = await play.upstream()
+        assert b"\r\nTE: trailers\r\n" in await up.read_until(END)
+        up >> b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n2\r\nok\r\n0\r\nX-Sum: 1\r\n\r\n"
+        await play.downstream.expect(b"HTTP/1.1 200 OK", until=b"2\r\nok\r\n0\r\nX-Sum: 1\r\n\r\n")
+
+
 async def test_a_chunked_body_is_forwarded_with_its_trailers() -> None:
     async with Playbook() as play:
         play.downstream >> b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3;ext\r\nabc\r\n"

@@ -183,6 +183,16 @@ async def test_a_post_without_a_body_says_so() -> None:
         assert b"Content-Length: 0\r\n" in await (await play.upstream()).read_until(END)
 
 
+@pytest.mark.parametrize("fields", [[(b"te", b"trailers")], []])
+async def test_who_takes_trailers_says_so_to_an_endpoint_of_http1(fields: list[tuple[bytes, bytes]]) -> None:
+    async with Playbook(checks_bytes=False) as play:
+        them = Http2End(play.downstream)
+        them.get("/", *fields)
+        head = await (await play.upstream()).read_until(b"\r\n\r\n")
+        assert (b"\r\nConnection: TE\r\nTE: trailers\r\n" in head) is bool(fields)
+        assert head.lower().count(b"\r\nte:") == len(fields)
+
+
 async def test_a_body_without_a_length_goes_up_in_chunks_with_trailers() -> None:
     async with Playbook() as play:
         them = Http2End(play.downstream)

@@ -91,6 +91,8 @@ REQUESTS: list[tuple[str, bytes, dict[str, Any]]] = [
     ("two upgrades", b"GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: a\r\nUpgrade: b" + END, {"upgrade": b"a, b"}),
     ("an upgrade to nothing", b"GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade" + END, {}),
     ("trailers are welcome", b"GET / HTTP/1.1\r\nHost: a\r\nConnection: TE\r\nTE: gzip;q=0.5, Trailers" + END, {"te_trailers": True}),
+    ("trailers are not welcome", b"GET / HTTP/1.1\r\nHost: a\r\nConnection: TE\r\nTE: gzip, trailers;q=0, trailer" + END, {}),
+    ("trailers, to HTTP/1.0", b"GET / HTTP/1.0\r\nHost: a\r\nConnection: TE\r\nTE: trailers" + END, {"minor": 0, "keep_alive": False}),
     (
         "to continue",
         b"PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nExpect: 100-Continue" + END,
