@@ -2,7 +2,10 @@
 
 Theory. A listener's Termination has an SSLContext for each certificate. A handshake begins with the first one's and changes to
 another's when the client has said whom it asks for (SNI): an exact name before a wildcard, the first certificate for everybody else,
-or nobody else's with `strict_sni`. A new certificate makes a new Termination; connections keep what they began with.
+or nobody else's with `strict_sni`. Names are ASCII (RFC 6066, 3). The ssl module decodes them before it asks us, and ends the handshake
+where it cannot; so a name that is none is looked for before, and gets a context that does not ask.
+
+A new certificate makes a new Termination; connections keep what they began with.
 
 What a client certificate says goes upstream in fields of our own, X-Client-Cert-*. Clients lose theirs of these names
 (proxy/forwarding.py).
@@ -22,6 +25,7 @@ from lbd.proxy.hello import peek_hello
 from lbd.proxy.opening import begin_step, receive_early, time_given
 from lbd.proxy.reasons import failure
 from lbd.proxy.tls_material import VERSIONS, load_pair
+from lbd.wire.client_hello import is_part_of_record, raw_name
 
 if TYPE_CHECKING:
     from lbd.proxy.connection import Connection
@@ -35,6 +39,9 @@ READ = 16 * 1024
 HANDSHAKE_RECORD = 0x16
 NO_APPLICATION_PROTOCOL = b"\x15\x03\x01\0\2\2\x78"  # a fatal alert, in the clear as all is before a ServerHello (RFC 8446 6)
 NOT_OFFERED = "it does not offer h2, and nothing else is spoken here (alpn)"
+UNRECOGNIZED_NAME = b"\x15\3\3\0\2\2\x70"  # a record with a fatal alert (RFC 8446, 6.2), as OpenSSL would send it
+STRANGER = "it asks for a name that no certificate is for, or for none (strict_sni)"
+NO_NAME = "it asks for a name that is none: not all of it is ASCII (SNI)"
 HELP = b"400 Bad Request\nThis port speaks TLS: write https:// in front of the address.\n"
 # RFC 4514, 3: the short names of what a subject may have.
 SHORT = {
@@ -50,7 +57,7 @@ class Termination:
         policy = listener.tls
         assert policy is not None
         self._terms = (policy, listener.http2.enabled, material)
-        self._is_strict = policy.strict_sni
+        self.is_strict = policy.strict_sni
         self._by_name: dict[str, ssl.SSLContext] = {}
         self._protocols = [name for name in policy.alpn if listener.http2.enabled or name != "h2"]
         self.speaks_http1 = "http/1.1" in self._protocols or not self._protocols
@@ -63,6 +70,7 @@ class Termination:
                 self._by_name.setdefault(name, context)
         self.context = contexts[0]
         self.context.sni_callback = self._choose
+        self._nameless: ssl.SSLContext | None = None  # as the first, for those whose name is none; few ever come
         self.asks_clients = bool(material.authorities)
 
     def is_for(self, listener: ListenerPolicy, material: TlsMaterial) -> bool:
@@ -82,6 +90,14 @@ class Termination:
             context.verify_mode = ssl.CERT_REQUIRED if policy.verify == "required" else ssl.CERT_OPTIONAL
         return context
 
+    def nameless(self) -> ssl.SSLContext:
+        """For who asks for nothing that could be a name."""
+        if self._nameless is None:
+            policy, _, material = self._terms
+            self._nameless = self._context(policy, material.authorities)
+            load_pair(self._nameless, material.pairs[0])
+        return self._nameless
+
     def find(self, name: str) -> ssl.SSLContext | None:
         """For the name that a client asks for."""
         name = name.lower().rstrip(".")
@@ -95,7 +111,7 @@ class Termination:
         found = self.find(name) if name else None
         if found is not None:
             tls.context = found
-        elif self._is_strict:
+        elif self.is_strict:
             return ssl.AlertDescription.ALERT_DESCRIPTION_UNRECOGNIZED_NAME
         return None
 
@@ -114,8 +130,10 @@ async def open_tls(connection: Connection) -> str:
         await wait_for_first(connection)
         if connection.early[0] != HANDSHAKE_RECORD:
             refuse_plain(connection)
+        await wait_for_record(connection)
+        context = choose_context(connection, termination)
         early, connection.early = connection.early, b""
-        tls = TlsStream(stream, termination.context, "", None, early)
+        tls = TlsStream(stream, context, "", None, early)
         connection.stream = tls
         await tls.handshake()
     except Expired:
@@ -125,8 +143,9 @@ async def open_tls(connection: Connection) -> str:
         raise failure("tls_handshake_timeout", f"no whole handshake within {time_given(listener)}") from None
     except TlsError as error:
         listener.shaken("failed")
-        is_stranger = error.word == "CALLBACK_FAILED"  # all that _choose() can be refused by
-        sentence = "it asks for a name that no certificate is for, or for none (strict_sni)" if is_stranger else str(error.strerror)
+        sentence = str(error.strerror)
+        if error.word == "CALLBACK_FAILED":  # _choose() refuses only strangers; the ssl module, names that it cannot decode
+            sentence = STRANGER if termination.is_strict else NO_NAME
         raise failure("tls_handshake_failed", sentence) from None
     except OSError as error:
         listener.shaken("failed")
@@ -161,6 +180,26 @@ async def wait_for_first(connection: Connection) -> None:
         connection.early = await receive_early(connection, READ)
         if not connection.early:
             raise failure("tls_handshake_failed", "closed before the handshake")
+
+
+async def wait_for_record(connection: Connection) -> None:
+    """The first one whole in `early`, if it is one and the other side does not give up before: OpenSSL says what is wrong then."""
+    while is_part_of_record(connection.early):
+        more = await receive_early(connection, READ)
+        if not more:
+            return
+        connection.early += more
+
+
+def choose_context(connection: Connection, termination: Termination) -> ssl.SSLContext:
+    """ProxyError: the name that is asked for is none, and `strict_sni` wants one."""
+    if raw_name(connection.early).isascii():
+        return termination.context
+    if termination.is_strict:
+        connection.listener.shaken("failed")
+        connection.stream.send(UNRECOGNIZED_NAME)
+        raise failure("tls_handshake_failed", STRANGER)
+    return termination.nameless()
 
 
 def refuse_plain(connection: Connection) -> None:

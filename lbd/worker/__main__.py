@@ -122,6 +122,7 @@ async def _work(channel: ControlChannel, hello: Hello, fds: list[int]) -> None:
     forbid_new_privileges()
     report, reports = trio.open_memory_channel[object](math.inf)
     worker = Worker(hello, Board(board_fd), log_fd, access_fd, report.send_nowait)
+    sys.unraisablehook = worker.unraisable
     answer_dumps(dump_fd, worker.fibers)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_forward, channel, reports)

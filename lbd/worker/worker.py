@@ -38,6 +38,7 @@ from lbd.worker.log_file import LogFile
 from lbd.worker.messages import Drained, Suspect
 from lbd.worker.pulse import Pulse
 from lbd.worker.series import InUse
+from lbd.worker.unraisable import Unraisable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -68,6 +69,7 @@ class Worker:
         self._segment.clear_tables()  # whoever was killed in this slot has left its counts
         self._segment.reset_gauges(metrics.GAUGES_OF_WORKERS)
         self._reactor = Reactor(on_fault=self._faulted, on_turn=Histogram(self._segment, metrics.LOOP_LAG, ()).observe)
+        self.unraisable = Unraisable(lambda: self._count_fault("unraisable"), self._reactor.clock)  # for the process to install
         self._pulse = Pulse(self._reactor, self._segment, hello.slot)
         self._random = random.Random()
         self._clusters: dict[str, Cluster] = {}
@@ -148,7 +150,10 @@ class Worker:
 
     def _faulted(self, fiber: Fiber, error: BaseException) -> None:
         log.error("a bug, in %r", fiber, exc_info=error)
-        self._segment.add(self._segment.series(metrics.FAULTS.number, ("fiber",), 1), 1)
+        self._count_fault("fiber")
+
+    def _count_fault(self, where: str) -> None:
+        self._segment.add(self._segment.series(metrics.FAULTS.number, (where,), 1), 1)
 
     # What the master says
 

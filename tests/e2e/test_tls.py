@@ -23,6 +23,7 @@ from tests.support.origins import ScriptedOrigin
 from tests.support.patience import PATIENCE
 from tests.support.ports import free_ports
 from tests.support.processes import ROOT, LbdDaemon, find_program, start_lbd, wait_until
+from tests.wire.hellos import hello_of, over_records
 from tests.wire.http2_frames import PREFACE, settings
 
 if TYPE_CHECKING:
@@ -138,6 +139,30 @@ def test_strangers_at_a_strict_listener(lab: Lab) -> None:
     assert "New, TLSv1.3" in lab.openssl(lab.strict)
     assert "unrecognized name" in lab.openssl(lab.strict, name="other.test")
     lab.lbd.wait_for_log(r'"tls_handshake_failed".*strict_sni')
+
+
+def test_a_name_that_is_none_is_no_name(lab: Lab) -> None:
+    """Who asks for bytes beyond ASCII gets the first certificate, or the strict listener's refusal, and writes nothing else to our log."""
+    for name in ("ä.example", "\udcff.a.example"):
+        said = lab.openssl(lab.port, name=name)
+        assert "New, TLSv1.3" in said
+        start = len(lab.lbd.log())
+        assert "unrecognized name" in lab.openssl(lab.strict, name=name)
+        lab.lbd.wait_for_log(r'"listener":"strict".*"tls_handshake_failed".*strict_sni', start=start)
+    assert "Traceback" not in lab.lbd.log()
+    assert "Exception ignored" not in lab.lbd.log()
+
+
+def test_a_name_that_is_none_in_pieces_is_refused_as_such(lab: Lab) -> None:
+    """The first record is all that is looked at before OpenSSL does."""
+    hello = hello_of("aaaa.example").replace(b"aaaa", b"\xff\xfeaa")
+    start = len(lab.lbd.log())
+    with socket.create_connection(("127.0.0.1", lab.port), 10) as stream:
+        stream.sendall(over_records(hello, 20))
+        assert stream.recv(100)[:1] == b"\x15"
+    lab.lbd.wait_for_log(r'"listener":"web".*"tls_handshake_failed".*not all of it is ASCII', start=start)
+    assert "Exception ignored" not in lab.lbd.log()[start:]
+    assert lab.lbd.metric("lbd_faults_total") == 0
 
 
 @pytest.mark.parametrize("version", ["-tls1_2", "-tls1_3"])

@@ -10,7 +10,7 @@ import subprocess
 import pytest
 from hypothesis import given, strategies as st
 
-from lbd.wire.client_hello import MOST, ClientHello, HelloReader
+from lbd.wire.client_hello import MOST, ClientHello, HelloReader, is_part_of_record, raw_name
 from lbd.wire.refusal import WireError
 from tests.wire.hellos import BAD, handmade, hello_of, over_records, sni
 
@@ -112,3 +112,25 @@ def test_noise(noise: bytes) -> None:
         assert HelloReader().feed(b"\x16\3\1" + noise) is None or len(noise) > 40
     except WireError:
         pass
+
+
+@pytest.mark.parametrize("highest", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+@pytest.mark.parametrize("name", [b"a.example", b"\xff\xfe.example", b"\0" * 12, b"\xc3" * 60])
+def test_the_name_as_it_stands(name: bytes, highest: ssl.TLSVersion) -> None:
+    asked = "a" * len(name)
+    assert raw_name(hello_of(asked, ("h2",), highest).replace(asked.encode(), name)) == name
+    assert raw_name(handmade(sni(name))) == name
+
+
+def test_no_name_as_it_stands() -> None:
+    assert raw_name(hello_of(None)) == b""
+    assert raw_name(b"") == b""
+    assert raw_name(b"\0" * 1000) == b""
+
+
+def test_the_first_record_is_whole() -> None:
+    data = hello_of()
+    assert all(is_part_of_record(data[:end]) for end in range(len(data)))
+    assert not is_part_of_record(data)
+    assert not is_part_of_record(data + b"more")
+    assert not is_part_of_record(b"\x16\3\1\xff\xff")  # longer than any record: there is nothing to wait for
