@@ -187,6 +187,25 @@ RETRIES_DENIED = Metric(
     "Attempts beyond the first that were called for and not made: no budget, time, body or endpoint was left.",
 )
 
+RETRIES_MADE = Metric(
+    51,
+    "lbd_cluster_retries_total",
+    "counter",
+    ("cluster",),
+    "Attempts beyond the first, retries and hedges, that a cluster's budget allowed.",
+)
+RETRIES_LEFT = Metric(
+    52,
+    "lbd_retry_budget_left",
+    "gauge",
+    ("cluster",),
+    "Attempts beyond the first that a cluster's budget would allow now, over all workers.",
+)
+HEDGE_DELAY = Metric(
+    53, "lbd_hedge_delay_seconds", "gauge", ("cluster", "worker"),
+    "After how long an attempt is hedged; 0 while too few answers are known for a percentile.", 1_000_000,
+)  # fmt: skip
+
 # From 100 on: the master's own, which are on no board; it gives name, labels and value when it is scraped.
 BUILD_INFO = Metric(101, "lbd_build_info", "gauge", ("version", "compiled"), "Always 1; compiled is true where the compiled core runs.")
 CONFIG_GENERATION = Metric(

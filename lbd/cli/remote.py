@@ -171,7 +171,9 @@ def describe_status(status: Tree) -> Iterator[str]:
     for worker in status.get("workers", []):
         place = f"worker {worker.get('slot')}: {worker.get('state')}, pid {worker.get('pid')}, {span(worker.get('since_seconds', 0))}"
         lag = worker.get("unanswered_pings", 0)
-        yield f"  {place}" + (f", has not answered {lag} pings" if lag else "")
+        shed = worker.get("shed_level", 0)
+        overload = f", OVERLOADED: {shed:.2g} of 3 priorities are refused, lag {worker.get('lag_seconds', 0):.2g} s" if shed else ""
+        yield f"  {place}{overload}" + (f", has not answered {lag} pings" if lag else "")
     if restarts := status.get("worker_restarts"):
         yield f"  workers restarted: {restarts}"
     for host, name in (status.get("names") or {}).items():
@@ -202,6 +204,9 @@ def describe_load(cluster: Tree) -> Iterator[str]:
         yield f"{cluster.get('inflight', 0)} of {most} requests"
     if queued := cluster.get("queued"):
         yield f"{queued} queued"
+    retry = cluster.get("retry") or {}
+    if retry.get("budget_left") == 0 and (denied := retry.get("denied", {}).get("budget")):
+        yield f"retry budget used up ({denied} attempts not made so far)"
 
 
 def describe_levels(levels: Sequence[Tree]) -> Iterator[str]:

@@ -25,12 +25,14 @@ WINDOW = 10.0  # seconds; Finagle's
 
 
 class RetryBudget:
-    """Of one cluster in one worker. `begun` counts requests: whoever begins one adds to it."""
+    """Of one cluster in one worker. `begun` counts requests: whoever begins one adds to it. `made` and `denied` are the retries and hedges
+    that it has allowed and refused, for whoever looks on."""
 
-    __slots__ = ("_least", "_seen_at", "_share", "_spent", "_tokens", "_total", "begun")
+    __slots__ = ("_least", "_seen_at", "_share", "_spent", "_tokens", "_total", "begun", "denied", "made")
 
     def __init__(self, share: float, least: float) -> None:
         self.begun = 0  # since it was looked at
+        self.made = self.denied = 0
         self._total = 0.0  # requests, fading
         self._spent = 0.0  # retries, fading
         self._seen_at = -1.0  # never
@@ -51,10 +53,16 @@ class RetryBudget:
         self.look(now)
         if self._spent + 1.0 > self._share * self._total:
             if self._tokens < 1.0:
+                self.denied += 1
                 return False
             self._tokens -= 1.0
         self._spent += 1.0
+        self.made += 1
         return True
+
+    def left(self) -> int:
+        """How many more it would have allowed at the moment of the latest look."""
+        return int(max(0.0, self._share * self._total - self._spent)) + int(self._tokens)
 
     def look(self, now: float) -> None:
         """Puts the requests that have begun since the last look where they belong in time."""

@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     from lbd.core.board import Board
     from lbd.worker.messages import EndpointState
 
-__all__ = ["Totals", "admission_of", "breaker_of", "levels_of", "why_of"]
+__all__ = ["Totals", "admission_of", "breaker_of", "levels_of", "retry_of", "why_of"]
+
+DENIALS = ("budget", "deadline", "body", "endpoint")  # as lbd_retries_denied_total has them
+HEDGES = ("won", "lost", "failed", "denied")  # and lbd_hedges_total
 
 Totals = Mapping[tuple[int, tuple[str, ...]], Sequence[int]]  # of the board
 
@@ -67,6 +70,24 @@ def breaker_of(totals: Totals, cluster: ClusterPolicy) -> dict[str, int] | None:
         return None
     series = {state.value: totals.get((metrics.BREAKER_STATE.number, (cluster.name, state.value)), (0,)) for state in BreakerState}
     return {state: cells[0] for state, cells in series.items()}
+
+
+def retry_of(totals: Totals, cluster: ClusterPolicy, slots: int) -> dict[str, Any]:
+    """Attempts beyond the first: what has come of them since the start, what may be made now, and when one is hedged (of each worker that
+    knows). What is looked up is what there can be: to go through all series for each cluster would take seconds with thousands of them."""
+
+    def cell(metric: metrics.Metric, *labels: str) -> int:
+        return totals.get((metric.number, (cluster.name, *labels)), (0,))[0]
+
+    workers = [f"worker-{slot}" for slot in range(slots)]
+    delays = {worker: cell(metrics.HEDGE_DELAY, worker) / metrics.HEDGE_DELAY.scale for worker in workers}
+    return {
+        "made": cell(metrics.RETRIES_MADE),
+        "denied": {reason: cell(metrics.RETRIES_DENIED, reason) for reason in DENIALS},
+        "budget_left": cell(metrics.RETRIES_LEFT) if cluster.retry.attempts else None,
+        "hedges": {outcome: cell(metrics.HEDGES, outcome) for outcome in HEDGES},
+        "hedge_after": {worker: delay for worker, delay in delays.items() if delay} if cluster.retry.hedge_after else None,
+    }
 
 
 def levels_of(cluster: ClusterPolicy, states: Sequence[EndpointState]) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from lbd import __version__, core, metrics
 from lbd.admin.command import Fault
 from lbd.cluster.tiers import is_panic
 from lbd.config.dump import dump_json, dump_toml, grouped
-from lbd.master.cluster_facts import admission_of, breaker_of, levels_of, why_of
+from lbd.master.cluster_facts import admission_of, breaker_of, levels_of, retry_of, why_of
 from lbd.master.commands import Member
 from lbd.master.control import named
 from lbd.master.overlay import Named
@@ -51,6 +51,8 @@ class MasterView:
 
     def status(self) -> dict[str, Any]:
         master, now = self._master, trio.current_time()
+        totals = master.board.totals()
+        workers = master.supervisor.snapshot(now) if master.supervisor else []
         return {
             "version": __version__,
             "compiled": core.COMPILED,
@@ -64,7 +66,7 @@ class MasterView:
             "needs_restart": list(master.needs_restart),
             "upgrades": dict(master.upgrades),
             "worker_restarts": master.supervisor.restarts if master.supervisor else 0,
-            "workers": master.supervisor.snapshot(now) if master.supervisor else [],
+            "workers": [{**worker, **load_of(totals, worker["slot"])} for worker in workers],
             "binds": [bind for listener in master.config.listeners for bind in listener.bind],
             "control": master.doors.control.policy.bind if master.doors.control else None,
             "names": master.resolver.snapshot(),
@@ -90,6 +92,7 @@ class MasterView:
             "sticky": cluster.sticky is not None,
             "breaker": breaker,
             "why": why_of(cluster, states, breaker) if master.supervisor else "",
+            "retry": retry_of(totals, cluster, master.slots),
             **(admission_of(master.board, totals, master.book.places()[cluster.name], cluster, states) if master.supervisor else {}),
             "endpoints": [
                 {
@@ -216,3 +219,9 @@ class MasterView:
         supervisor = self._master.supervisor
         workers = {f"worker-{slot.number}": slot.pid for slot in supervisor.slots if slot.is_alive and slot.pid} if supervisor else {}
         return {"master": os.getpid(), **workers}
+
+
+def load_of(totals: Totals, slot: object) -> dict[str, float]:
+    """Of a worker: how many priorities it refuses, the last in part, and how long what comes there waits."""
+    level, lag = (totals.get((metric.number, (f"worker-{slot}",)), (0,))[0] / metric.scale for metric in (metrics.SHED_LEVEL, metrics.LAG))
+    return {"shed_level": level, "lag_seconds": lag}

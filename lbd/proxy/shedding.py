@@ -49,7 +49,7 @@ class Shedding:
 
     __slots__ = (
         "_by_lag", "_by_memory", "_heard_at", "_least", "_limit", "_memory", "_owed", "_readings", "_since", "lag", "level", "may_accept",
-        "policy", "pressure",
+        "policy", "pressure", "refused",
     )  # fmt: skip
 
     def __init__(self, policy: OverloadPolicy | None = None) -> None:
@@ -57,6 +57,7 @@ class Shedding:
         self.level = 0
         self.may_accept = True
         self.pressure = 0.0
+        self.refused = 0  # by sheds(), since the start
         self._by_lag = 0.0
         self._by_memory = 0.0
         self._heard_at = float("-inf")
@@ -130,10 +131,10 @@ class Shedding:
         if rank >= CRITICAL:
             return False
         share = min(1.0, max(0.0, self.pressure - rank))
-        if share >= 1.0:
-            return True
-        self._owed[rank] += share
-        if self._owed[rank] < 1.0:
-            return False
-        self._owed[rank] -= 1.0
+        if share < 1.0:
+            self._owed[rank] += share
+            if self._owed[rank] < 1.0:
+                return False
+            self._owed[rank] -= 1.0
+        self.refused += 1
         return True

@@ -1,15 +1,18 @@
-"""What a worker's load is: how late its reactor runs and how much memory it has, told to those who refuse requests because of it.
+"""What a worker's load is: how late its reactor runs and how much memory it has, told to those who refuse requests because of it, and,
+when that begins and ends, to the log.
 
 Nothing is measured while there is little to do: readings of the lag are taken only while the reactor is busy, and an idle worker sleeps.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import TYPE_CHECKING
 
 from lbd import metrics
 from lbd.core.lag import take_readings
+from lbd.proxy.shedding import TIGHT
 
 if TYPE_CHECKING:
     from lbd.core.board import Segment
@@ -20,8 +23,11 @@ if TYPE_CHECKING:
 
 __all__ = ["LoadWatch"]
 
+CALM = 30.0  # seconds without a refusal, after which the log says that it is over: pressure comes and goes
 BUSY = 0.3  # of its time: a reactor that works less than this keeps nobody waiting
 PAGE = os.sysconf("SC_PAGE_SIZE")
+
+log = logging.getLogger("lbd.worker")
 
 
 class LoadWatch:
@@ -39,6 +45,9 @@ class LoadWatch:
         self._looked_at = reactor.clock()
         self._is_busy = False
         self._readings: Fiber | None = None
+        self._began = -1.0  # when the log was told of an overload that it has not been told the end of; -1: it has
+        self._pressed_at = 0.0  # the last look at which there was pressure
+        self._refused = 0  # before it began
 
     def look(self) -> None:
         """Once a second."""
@@ -51,10 +60,33 @@ class LoadWatch:
                 self._readings = reactor.spawn(take_readings(reactor, lambda: self._is_busy, shedding.heard), "lag")
         else:
             shedding.rested(now)
-        shedding.weighed(resident_bytes())
+        shedding.weighed(resident := resident_bytes())
         self._room.may_accept = shedding.may_accept
         segment.put(self._level, int(shedding.pressure * metrics.SHED_LEVEL.scale))
         segment.put(self._lag, int(shedding.lag * metrics.LAG.scale))
+        self._tell(now, resident)
+
+    def _tell(self, now: float, resident: int) -> None:
+        shedding = self._shedding
+        if shedding.level:
+            self._pressed_at = now
+            if self._began < 0:
+                self._began, self._refused = now, shedding.refused
+                log.warning("overloaded, requests that matter least are refused (503 overloaded): %s", why(shedding, resident))
+        elif self._began >= 0 and now >= self._pressed_at + CALM:
+            refused, seconds = shedding.refused - self._refused, self._pressed_at - self._began
+            log.info("no longer overloaded: %d requests were refused within %.0f s", refused, seconds)
+            self._began = -1.0
+
+
+def why(shedding: Shedding, resident: int) -> str:
+    """What presses."""
+    policy, causes = shedding.policy, []
+    if policy.memory and resident > TIGHT * policy.memory:
+        causes.append(f"{resident >> 20} MiB of memory are in use, of {policy.memory >> 20} (lbd.overload.memory)")
+    if shedding.lag > policy.lag or not causes:
+        causes.append(f"what comes has to wait for {shedding.lag:.2g} s, more than {policy.lag:g} s (lbd.overload.lag)")
+    return " and ".join(causes)
 
 
 def resident_bytes() -> int:

@@ -37,6 +37,7 @@ from lbd.worker.log import LineBuffer, LogPolicy, flush_lines, setup_logging
 from lbd.worker.log_file import LogFile
 from lbd.worker.messages import Drained, Suspect
 from lbd.worker.pulse import Pulse
+from lbd.worker.retries import RetryWatch
 from lbd.worker.series import InUse
 from lbd.worker.unraisable import Unraisable
 
@@ -78,6 +79,7 @@ class Worker:
         self._room = room_of_process()
         self._shedding = Shedding()
         self._load = LoadWatch(self._reactor, self._shedding, self._room, self._segment, hello.slot)
+        self._retries = RetryWatch(self._segment, hello.slot)
         self._collector = Collector()
         self._leaving: list[Listener] = []  # no longer in the configuration, but still with connections
         self._log_lines, self._access_lines = LineBuffer(), LineBuffer()
@@ -118,12 +120,12 @@ class Worker:
             self._pulse.beat()
             self._collector.tidy(len(self._reactor.fibers))
             self._load.look()
+            self._retries.look(self._clusters.values(), self._reactor.clock())
             for cluster in self._clusters.values():
                 cluster.tick()
                 if cluster.admission is not None:
                     cluster.admission.tell()
                 idle = active = 0
-                cluster.budget.look(self._reactor.clock())
                 for endpoint in cluster.endpoints:
                     endpoint.tidy(self._reactor.clock())
                     idle += len(endpoint.pool)

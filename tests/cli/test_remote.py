@@ -241,6 +241,7 @@ def test_a_status_for_people() -> None:
         "workers": [
             {"slot": 0, "state": "serving", "pid": 8, "since_seconds": 3725, "unanswered_pings": 0},
             {"slot": 1, "state": "serving", "pid": 9, "since_seconds": 12, "unanswered_pings": 4},
+            {"slot": 2, "state": "serving", "pid": 10, "since_seconds": 12, "shed_level": 1.25, "lag_seconds": 1.5},
         ],
         "names": {
             "a.example": {"addresses": ["10.0.0.1"], "failures": 0},
@@ -256,6 +257,7 @@ def test_a_status_for_people() -> None:
         "  in the file, but in force only after a restart: lbd.workers, lbd.user",
         "  worker 0: serving, pid 8, 1 h 2 min",
         "  worker 1: serving, pid 9, 12 s, has not answered 4 pings",
+        "  worker 2: serving, pid 10, 12 s, OVERLOADED: 1.2 of 3 priorities are refused, lag 1.5 s",
         "  workers restarted: 1",
         "  b.example does not resolve: no answer within 5 s (failed lookups: 3); the last addresses stay",
         "  c.example does not resolve: no address (failed lookups: 1); its clusters go without it",
@@ -324,6 +326,10 @@ def test_levels_and_limits_for_people() -> None:
         "  10.0.0.1:80  on trial       1          0  level 2; zone b; on trial",
         "  10.0.0.2:80  up             1          0  its share grows (slow start)",
     ]
+    used_up = {"budget_left": 0, "denied": {"budget": 12}}
+    for retry, words in ((used_up, ", retry budget used up (12 attempts not made so far)"), ({**used_up, "budget_left": 5}, "")):
+        title = next(describe_clusters({"web": {**cluster, "retry": retry}}))
+        assert title == f"cluster web: 2 of 2 endpoints up, round-robin, 100 of 100 requests, 7 queued{words}"
     del cluster["levels"], cluster["max_requests"]
     assert next(describe_clusters({"web": {**cluster, "queued": 0}})) == "cluster web: 2 of 2 endpoints up, round-robin"
 

@@ -106,3 +106,18 @@ def test_a_clock_that_stands_still_or_steps_back() -> None:
     assert spent(budget, 100.0) == 5
     budget.begun = 10
     assert spent(budget, 99.0) == 5
+
+
+@pytest.mark.parametrize(("share", "least", "begun"), [(0.2, 3, 0), (0.2, 0, 99), (0.2, 3, 1000), (1.0, 1, 7), (0.0, 5, 100)])
+def test_what_is_left_is_what_would_be_allowed(share: float, least: int, begun: int) -> None:
+    budget = RetryBudget(share, least)
+    budget.begun = begun
+    budget.look(1.0)
+    for now in (1.0, 1.0, 3.3):
+        budget.look(now)
+        left = budget.left()
+        assert spent(budget, now, 5) == min(5, left)
+    budget.look(4.0)
+    left, made = budget.left(), budget.made
+    assert spent(budget, 4.0) == left
+    assert (budget.left(), budget.made - made, budget.denied >= 10_000 - left) == (0, left, True)

@@ -201,7 +201,17 @@ def test_all_endpoints_refuse_and_the_budget_keeps_attempts_down(lab: Lab) -> No
     assert {answer.get("x-lbd-reason") for answer in answers} == {"connect_refused"}
     attempts = lab.attempts("refused")
     assert 1.05 * requests < attempts <= 1.2 * requests
-    assert lab.lbd.metric("lbd_retries_denied_total", cluster="refused", reason="budget") > 0.5 * requests
+    denied = lab.lbd.metric("lbd_retries_denied_total", cluster="refused", reason="budget")
+    assert denied > 0.5 * requests
+    lab.lbd.wait_for_log(
+        r"WARNING lbd.worker-0: cluster refused: the retry budget is used up \(budget = 0\.2, budget_min = 0\): \d+ attempt"
+    )
+
+    def told() -> tuple[float, float]:
+        retry = lab.lbd.json("/api/v1/clusters")["refused"]["retry"]
+        return retry["made"], retry["denied"]["budget"]
+
+    wait_until(lambda: told() == (attempts - requests, denied), "the numbers of the API")
 
 
 # What must not happen twice

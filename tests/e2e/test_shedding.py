@@ -114,10 +114,14 @@ def test_a_busy_worker_refuses_what_matters_least_first(lab: Lab) -> None:
     asking = Asking(lab.port)
     try:
         wait_until(lambda: lab.shed("high") > 0 and lab.level() > 2, "all but what is critical to be refused")
+        (worker,) = lab.lbd.json("/api/v1/status")["workers"]
+        assert 0 < worker["shed_level"] <= 3
+        assert worker["lag_seconds"] > 0
         assert lab.lbd.is_ready(), "the admin listener is the master's, and refuses nothing"
     finally:
         asking.stop()
     lab.busy.unlink()
+    lab.lbd.wait_for_log("WARNING lbd.worker-0: overloaded, requests that matter least are refused .* to wait for .* s")
 
     for priority, answers in asking.answers.items():
         refused = [answer for answer in answers if answer.status != 200]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from time import perf_counter
 from typing import TYPE_CHECKING
 
 import trio
+import trio.testing
 
 from lbd import metrics
 from lbd.core.board import Board
@@ -16,6 +19,8 @@ from lbd.proxy.target import Histogram
 from lbd.worker.load import LoadWatch, resident_bytes
 
 if TYPE_CHECKING:
+    import pytest
+
     from lbd.core.fiber import Fiber
 
 
@@ -71,4 +76,52 @@ async def test_memory_is_weighed() -> None:
         LoadWatch(reactor, shedding, room, board.segment(0), 0).look()
     assert (tight.pressure, ample.pressure) == (3.0, 0.0)
     assert [room.is_full for room in rooms] == [True, False]
+    board.close()
+
+
+async def test_the_log_is_told_when_requests_begin_to_be_refused_and_when_it_is_over(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    board = Board.create(1, cells=4096, endpoints=8)
+    reactor = Reactor(on_fault=faulted, has_sockets=False, clock=trio.current_time)
+    shedding = Shedding(OverloadPolicy(lag=0.5, memory=resident_bytes() * 10))
+    watch = LoadWatch(reactor, shedding, Room(), board.segment(0), 0)
+
+    async def pass_with(lag: float, seconds: int) -> None:
+        for _ in range(seconds):
+            for _ in range(4):
+                await trio.sleep(0.25)
+                shedding.heard(lag, trio.current_time())
+            if shedding.level:
+                shedding.sheds(0)
+            watch.look()
+
+    await pass_with(0.1, 5)
+    assert not caplog.records
+    await pass_with(2.0, 10)  # then it comes and goes
+    for _ in range(5):
+        await pass_with(0.0, 20)
+        await pass_with(2.0, 5)
+    assert [(record.levelno, record.getMessage()) for record in caplog.records] == [
+        (
+            logging.WARNING,
+            "overloaded, requests that matter least are refused (503 overloaded): what comes has to wait for 2 s, more than 0.5 s "
+            "(lbd.overload.lag)",
+        )
+    ]
+    await pass_with(0.0, 200)
+    assert len(caplog.records) == 2
+    assert re.fullmatch(r"no longer overloaded: \d+ requests were refused within \d+ s", caplog.records[1].getMessage())
+    board.close()
+
+
+async def test_the_log_is_told_of_memory_that_presses(caplog: pytest.LogCaptureFixture) -> None:
+    board = Board.create(1, cells=4096, endpoints=8)
+    shedding = Shedding(OverloadPolicy(memory=resident_bytes() // 2))
+    watch = LoadWatch(Reactor(on_fault=faulted, has_sockets=False), shedding, Room(), board.segment(0), 0)
+    watch.look()
+    watch.look()
+    (record,) = caplog.records
+    assert re.search(r": \d+ MiB of memory are in use, of \d+ \(lbd\.overload\.memory\)$", record.getMessage())
     board.close()
