@@ -118,7 +118,7 @@ SPILLS = Metric(
 )  # fmt: skip
 ENDPOINT_FAILURES = Metric(
     35, "lbd_endpoint_failures_total", "counter", ("cluster", "endpoint", "kind"),
-    "Attempts that tell against an endpoint: gateway (no answer, or 502, 503, 504) or error (another 5xx).",
+    "Attempts that tell against an endpoint: gateway (no answer, 502, 503, 504, gRPC UNAVAILABLE) or error (another 5xx).",
 )  # fmt: skip
 ENDPOINT_SECONDS = Metric(
     36, "lbd_endpoint_latency_seconds_total", "counter", ("cluster", "endpoint"),

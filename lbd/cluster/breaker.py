@@ -92,6 +92,10 @@ class Breaker:
         return max(0.0, self._until - self._clock()) if self.state is BreakerState.OPEN else self.policy.open
 
     @property
+    def is_half_open(self) -> bool:
+        return self.state is BreakerState.HALF_OPEN
+
+    @property
     def is_shut(self) -> bool:
         """Nobody passes, however little is in flight."""
         return self.state is BreakerState.OPEN and self._clock() < self._until

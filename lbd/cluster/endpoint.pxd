@@ -35,11 +35,14 @@ cdef class Endpoint:
     cpdef Py_ssize_t load(self) except? -1
     cpdef bint is_full(self) except -1
     cdef bint _is_full_with(self, Py_ssize_t load) except -1
-    @cython.locals(share=double)
     cpdef observe(self, double seconds, double now, int status=*)
+    cpdef observe_call(self, double seconds, double now, int status)
+    cpdef call_ended(self, int status)
     cpdef attempted(self, outcome, bint is_excused=*)
     cdef _judge(self, int status)
-    cdef _count_failure(self, kind)
+    @cython.locals(share=double)
+    cdef _took(self, double seconds, double now)
+    cdef _fail(self, kind, what)
     cdef _time(self, double seconds)
     cpdef opened(self)
     cpdef reused(self)

@@ -31,6 +31,9 @@ __all__ = ["FADING", "Endpoint", "EndpointFacts"]
 FADING = 10.0  # seconds; Finagle's, and Linkerd's, for services that answer within a second
 
 GATEWAY_STATUSES = (502, 503, 504)  # what a proxy before the service says when the service is not there
+# What calls of gRPC end with that tells against it (numbers of retry_policy.GRPC_STATUSES): unavailable is as 503; unknown, internal and
+# data-loss are as 500. Not deadline-exceeded, for the client chooses its deadline, nor unimplemented, which is how gRPC says 404.
+CALL_FAILURES = {2: ERROR, 13: ERROR, 14: GATEWAY, 15: ERROR}
 # Outcomes that say nothing about whether the endpoint is well.
 HARMLESS = frozenset(["ok", "no_upgrade"])
 
@@ -266,24 +269,38 @@ class Endpoint:
 
     def observe(self, seconds: float, now: float, status: int = 0) -> None:
         """The head of an answer came after so long, with this status; 0 where there is none, as when a TCP connection was made."""
-        if seconds < self.latency:
-            share = exp((self.observed_at - now) / FADING)
-            self.latency = self.latency * share + seconds * (1.0 - share)
-        else:
-            self.latency = seconds
-        self.observed_at = now
-        if self._timed >= 0:
-            self._time(seconds)
+        self._took(seconds, now)
         if status >= 500 or self.witness.is_alert:
             self._judge(status)
         if self.admission is not None and status < 500:  # how fast it refuses says nothing of how fast it can be
             self.admission.took(seconds, now)
 
+    def observe_call(self, seconds: float, now: float, status: int) -> None:
+        """As observe(), of a call of gRPC: `status` is its own, which is in the head where the call is over with it; -1: it goes on."""
+        self._took(seconds, now)
+        kind = CALL_FAILURES.get(status)
+        if kind is not None:
+            self._fail(kind, f"grpc-status {status}")
+        elif self.witness.is_alert:
+            if status < 0:
+                self.witness.began_well()
+            else:
+                self.witness.succeeded()
+        if self.admission is not None and kind is None:
+            self.admission.took(seconds, now)
+
+    def call_ended(self, status: int) -> None:
+        """One that went on has, by its trailers."""
+        kind = CALL_FAILURES.get(status)
+        if kind is not None:
+            self._fail(kind, f"grpc-status {status}")
+        elif self.witness.is_alert:
+            self.witness.ended_well()
+
     def attempted(self, outcome: str, is_excused: bool = False) -> None:
         """An attempt has ended: "ok", or the reason of its failure, which tells against the endpoint unless it is excused."""
         if outcome not in HARMLESS and not is_excused:
-            self._count_failure(GATEWAY)
-            self.witness.failed(GATEWAY, outcome)
+            self._fail(GATEWAY, outcome)
         if self._segment is not None:
             cell = self._cells.get(outcome)
             if cell is None:
@@ -296,17 +313,27 @@ class Endpoint:
         if status < 500:
             self.witness.succeeded()
             return
-        kind = GATEWAY if status in GATEWAY_STATUSES else ERROR
-        self._count_failure(kind)
-        self.witness.failed(kind, f"status {status}")
+        self._fail(GATEWAY if status in GATEWAY_STATUSES else ERROR, f"status {status}")
 
-    def _count_failure(self, kind: str) -> None:
+    def _took(self, seconds: float, now: float) -> None:
+        if seconds < self.latency:
+            share = exp((self.observed_at - now) / FADING)
+            self.latency = self.latency * share + seconds * (1.0 - share)
+        else:
+            self.latency = seconds
+        self.observed_at = now
+        if self._timed >= 0:
+            self._time(seconds)
+
+    def _fail(self, kind: str, what: str) -> None:
+        """`what` is for people."""
         if self._segment is not None:
             cell = self._failed.get(kind)
             if cell is None:
                 cell = self._segment.series(metrics.ENDPOINT_FAILURES.number, (self.cluster_name, self.address, kind), 1)
                 self._failed[kind] = cell
             self._segment.add(cell, 1)
+        self.witness.failed(kind, what)
 
     def _time(self, seconds: float) -> None:
         assert self._segment is not None

@@ -10,6 +10,8 @@ cdef class Witness:
     cpdef end_trial(self)
     cpdef may_speak(self)
     cpdef succeeded(self)
+    cpdef began_well(self)
+    cpdef ended_well(self)
     cpdef failed(self, kind, what)
     cdef _start_anew(self)
     cdef bint _is_always_alert(self) except -1

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["ERROR", "GATEWAY", "PROBE", "PROBE_ERROR", "PROVED", "Witness"]
 
 # Kinds of failures, and of findings; labels of metrics.
-GATEWAY = "gateway"  # no answer, or 502, 503, 504
+GATEWAY = "gateway"  # no answer, or 502, 503, 504, or their like of gRPC
 ERROR = "error"  # any other status from 500 on
 PROBE = "probe"  # a gateway failure in a trial
 PROBE_ERROR = "probe_error"  # an error in a trial: whether that is a failure depends on why there is one
@@ -91,12 +91,22 @@ class Witness:
             self._stale = 0  # those who are left have been judged long ago, like sessions, or nobody has heard of their end
 
     def succeeded(self) -> None:
-        self._failures = self._worse = 0
-        self.is_alert = self._is_always_alert()
-        if self._breaker is not None:
+        self.ended_well()
+        self.began_well()
+
+    def began_well(self) -> None:
+        """An answer has begun that may still say how it failed, at its end: the endpoint lives, which is all that a trial asks, its own or
+        the breaker's. But a run is not over."""
+        if self._breaker is not None and self._breaker.is_half_open:
             self._breaker.record(False)
         if self._is_tried and not self._is_silent and not self._is_stale():
             self._report(PROVED, "")
+
+    def ended_well(self) -> None:
+        self._failures = self._worse = 0
+        self.is_alert = self._is_always_alert()
+        if self._breaker is not None and not self._breaker.is_half_open:
+            self._breaker.record(False)
 
     def failed(self, kind: str, what: str) -> None:
         """`what`: the reason, or the status, for people."""

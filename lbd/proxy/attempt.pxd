@@ -6,10 +6,13 @@ from lbd.cluster.pool cimport Pool
 from lbd.core.fiber cimport Fiber
 from lbd.core.reactor cimport Pollable, Reactor
 from lbd.proxy.downstream cimport Downstream
+from lbd.proxy.grpc cimport status_among
 from lbd.proxy.listening cimport Listener
 from lbd.proxy.target cimport Target
 from lbd.proxy.upstream cimport Upstream
 from lbd.wire.message cimport RequestHead, ResponseHead
+
+cdef int NOT_GRPC
 
 cdef class Attempting:
     cdef public Listener listener
@@ -45,6 +48,7 @@ cdef class Attempting:
     cpdef int64_t body_limit(self, route) except? -1
     @cython.locals(now=double)
     cdef observe(self, ResponseHead head)
+    cdef note_trailers(self)
     @cython.locals(stream=Pollable)
     cpdef guard(self)
     @cython.locals(upload=Fiber)

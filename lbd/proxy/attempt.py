@@ -14,6 +14,7 @@ from lbd.core.fiber import HungUp
 from lbd.core.timers import NEVER
 from lbd.proxy.dial import open_upstream, prefers_own
 from lbd.proxy.endings import CONNECT, RESPONSE, TOTAL
+from lbd.proxy.grpc import NOT_GRPC, status_among
 from lbd.proxy.pace import wait_for_reader
 from lbd.proxy.proxied import introduction
 
@@ -158,8 +159,16 @@ class Attempting:
     def observe(self, head: ResponseHead) -> None:
         """The head has come: what it tells of the endpoint."""
         now = self.reactor.now
-        self.endpoint.observe(now - self._sent_at, now, head.status)
+        if self.downstream.grpc_status == NOT_GRPC or head.status != 200:
+            self.endpoint.observe(now - self._sent_at, now, head.status)
+        else:
+            self.endpoint.observe_call(now - self._sent_at, now, status_among(head.headers))
         self.target.upstream_duration.observe(now - self._sent_at)
+
+    def note_trailers(self) -> None:
+        """The response has ended, with these: what they tell of the endpoint."""
+        if self.downstream.grpc_status != NOT_GRPC:
+            self.endpoint.call_ended(self.downstream.grpc_status)
 
     # Waiting
 

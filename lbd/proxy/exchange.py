@@ -230,6 +230,8 @@ class Exchange(Attempting):
                 return False
             if not self._relay_start(head):
                 await self._relay_rest()
+            if self.upstream.trailers is not None:
+                self.note_trailers()
             self._release(head)
             return True
         finally:
