@@ -352,6 +352,19 @@ async def test_a_client_that_resets_its_stream_ends_the_exchange_and_nothing_els
         assert (line.reason, line.status) == ("downstream_closed", 0)
 
 
+async def test_a_code_that_nobody_knows_resets_like_others_and_is_no_name_of_a_series() -> None:
+    async with Playbook() as play:
+        them = Http2End(play.downstream)
+        gone, other = them.get("/gone"), them.get("/other")
+        first = await take_request(play)
+        second = await take_request(play)
+        them.reset(gone, 0xBADC0DE)
+        await first.expect_end()
+        second >> OK
+        assert (await them.answer(other)).status == 200
+        assert cell(play, "lbd_http2_resets_total", "other") == 1
+
+
 @pytest.mark.parametrize("when", ["upload", "download"])
 async def test_a_client_that_resets_its_stream_in_the_middle_of_a_body(when: str) -> None:
     async with Playbook(checks_bytes=False) as play:
@@ -608,6 +621,20 @@ async def test_an_idle_connection_is_told_and_closed() -> None:
         assert them.goaways == []
         await them.until(lambda: them.has_ended)
         assert them.goaways == [(MOST, NO_ERROR), (1, NO_ERROR)]
+
+
+async def test_each_request_gives_a_connection_the_time_of_keepalive_anew() -> None:
+    """However short the time is that its first head had."""
+    async with Playbook(listener=web(timeouts=ListenerTimeouts(keepalive=30.0, head=5.0)), checks_bytes=False) as play:
+        them = Http2End(play.downstream)
+        for _ in range(3):
+            assert (await answered(play, them)).status == 200
+            await trio.sleep(25)
+            await them.pump()
+            assert them.goaways == []
+        began = trio.current_time()
+        await them.until(lambda: them.has_ended, 60.0)
+        assert 4 < trio.current_time() - began < 10, "30 s after the last, and a second or two to leave"
 
 
 @pytest.mark.parametrize("sent", [b"", settings(), settings() + raw(6, 0, 0, bytes(8)), settings() + headers(1)[:-1]])

@@ -309,11 +309,13 @@ RESETS = [
     (ErrorCodes.INTERNAL_ERROR, b"POST", 502),
     (ErrorCodes.CANCEL, b"POST", 502),
     (ErrorCodes.NO_ERROR, b"POST", 502),
+    (0xBADC0DE, b"GET", 200),  # nobody knows it: as INTERNAL_ERROR (RFC 9113 7)
+    (0xBADC0DE, b"POST", 502),
 ]
 
 
 @pytest.mark.parametrize(("code", "method", "expected"), RESETS)
-async def test_a_stream_that_the_endpoint_resets(code: ErrorCodes, method: bytes, expected: int) -> None:
+async def test_a_stream_that_the_endpoint_resets(code: int, method: bytes, expected: int) -> None:
     async with playbook("one:1", "two:1") as play:
         play.downstream >> method + b" / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi"
         origin = await Http2Far.of(play)
@@ -368,6 +370,20 @@ async def test_goaway_retries_what_was_not_looked_at_and_finishes_the_rest() -> 
         second.respond((await second.requests(1))[0])
         await play.downstream.read_until(b"ok")
         assert play.dialled == ["one:1", "one:1"]
+
+
+async def test_a_goaway_with_a_code_that_nobody_knows_is_one_like_others() -> None:
+    async with playbook() as play:
+        play.downstream >> GET
+        origin = await Http2Far.of(play)
+        (stream,) = await origin.requests(1)
+        origin.go_away(stream, 0xBADC0DE)
+        origin.respond(stream)
+        await play.downstream.expect(b"HTTP/1.1 200 ", until=b"ok")
+        play.downstream >> GET
+        other = await Http2Far.of(play)
+        other.respond((await other.requests(1))[0])
+        await play.downstream.expect(b"HTTP/1.1 200 ", until=b"ok")
 
 
 async def test_what_is_being_answered_was_looked_at_whatever_a_goaway_says() -> None:

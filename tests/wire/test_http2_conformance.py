@@ -10,11 +10,20 @@ from typing import NamedTuple
 import pytest
 
 from lbd.wire.http2 import Http2Codec
-from lbd.wire.http2_events import ConnectionBroken, RequestArrived, RequestRefused, ResponseArrived, StreamReset
+from lbd.wire.http2_events import (
+    BodyArrived,
+    ConnectionBroken,
+    RequestArrived,
+    RequestRefused,
+    ResponseArrived,
+    StreamReset,
+    WentAway,
+)
 from lbd.wire.http2_limits import Http2Limits
 from lbd.wire.message import RequestHead
 from tests.wire.http2_frames import (
     ACK,
+    CANCEL,
     COMPRESSION_ERROR,
     CONTINUATION,
     DATA,
@@ -274,6 +283,9 @@ UPSTREAM_BREAKS = [
     Case("5.1.1", "a stream that we have not opened", headers(3, RESPONSE), PROTOCOL_ERROR),
     Case("5.1", "DATA on a stream that we have not opened", raw(DATA, 0, 3, b"x"), PROTOCOL_ERROR),
     Case("6.5.2", "ENABLE_PUSH of 1 by a server", settings((2, 1)), PROTOCOL_ERROR),
+    Case("6.9", "the connection's window opened by 0", window(0, 0), PROTOCOL_ERROR),
+    Case("6.9.1", "the connection's window above 2^31-1", window(0, MOST), FLOW_CONTROL_ERROR),
+    Case("6.9.2", "a stream's window above 2^31-1 by SETTINGS", window(1, MOST - 65535) + settings((4, 65536)), FLOW_CONTROL_ERROR),
     Case("8.4", "PUSH_PROMISE, that we have forbidden", raw(PUSH_PROMISE, END_HEADERS, 1, b"\0\0\0\2" + block(REQUEST)), PROTOCOL_ERROR),
 ]
 UPSTREAM_RESETS = [
@@ -299,6 +311,9 @@ UPSTREAM_RESETS = [
     Case("8.3.2", "a request's pseudo-header", response((":status", "200"), (":path", "/")), PROTOCOL_ERROR),
     Case("8.3", "a pseudo-header behind a field", response(("x", "1"), (":status", "200")), PROTOCOL_ERROR),
     Case("8.6", "101 Switching Protocols", response((":status", "101")), PROTOCOL_ERROR),
+    Case("6.9", "a stream's window opened by 0 before the head", window(1, 0), PROTOCOL_ERROR),
+    Case("6.9", "a stream's window opened by 0", HEAD + window(1, 0), PROTOCOL_ERROR),
+    Case("6.9.1", "a stream's window above 2^31-1", HEAD + window(1, MOST), FLOW_CONTROL_ERROR),
     Case("6.9.1", "more than a stream's window", HEAD + raw(DATA, 0, 1, bytes(16384)) * 5, FLOW_CONTROL_ERROR),
 ]  # fmt: skip
 
@@ -340,6 +355,70 @@ def test_a_response_to_head_has_a_length_and_no_body() -> None:
     codec.begin_request(RequestHead.make(method=b"HEAD", scheme=b"http"), b"/", b"a", b"", True)
     last = codec.receive(headers(3, [(":status", "200"), ("content-length", "1")], END_HEADERS) + raw(DATA, END_STREAM, 3, b"x"), 0.0)[-1]
     assert isinstance(last, StreamReset)
+
+
+SMALL = Http2Limits(window=65535, connection_window=65535)
+
+
+def opened(*, is_downstream: bool) -> tuple[Http2Codec, tuple[int, int]]:
+    """Two streams on which bodies may come, that share a window which is no larger than one of theirs."""
+    codec = greeted(is_downstream=is_downstream, limits=SMALL)
+    if is_downstream:
+        codec.receive(headers(1, POST, END_HEADERS) + headers(3, POST, END_HEADERS), 0.0)
+    else:
+        for number in (1, 3):
+            assert codec.begin_request(RequestHead.make(scheme=b"http"), b"/", b"a", b"", True) == number
+            codec.receive(headers(number, RESPONSE, END_HEADERS), 0.0)
+    codec.take()
+    return codec, (1, 3)
+
+
+@pytest.mark.parametrize("is_downstream", [True, False])
+@pytest.mark.parametrize("padded", [False, True])
+def test_more_than_the_window_of_the_connection(is_downstream: bool, padded: bool) -> None:  # 6.9.1
+    codec, (one, other) = opened(is_downstream=is_downstream)
+    codec.receive(raw(DATA, 0, one, bytes(16384)) * 2 + raw(DATA, 0, other, bytes(16384)) + raw(DATA, 0, other, bytes(16383)), 0.0)
+    assert not codec.is_broken, "all of it, and no more"
+    last = codec.receive(raw(DATA, PADDED, other, b"\0x") if padded else raw(DATA, 0, other, b"x"), 0.0)[-1]
+    assert isinstance(last, ConnectionBroken)
+    assert last.code == FLOW_CONTROL_ERROR
+    assert goaways_of(frames_of(codec.take())) == [FLOW_CONTROL_ERROR]
+
+
+@pytest.mark.parametrize("is_downstream", [True, False])
+def test_the_window_of_the_connection_counts_for_streams_that_are_closed_too(is_downstream: bool) -> None:  # 6.9
+    codec, (one, other) = opened(is_downstream=is_downstream)
+    codec.receive(raw(DATA, 0, one, bytes(16384)) * 3, 0.0)
+    codec.reset(other, CANCEL)
+    last = codec.receive(raw(DATA, 0, other, bytes(16384)), 0.0)[-1]
+    assert isinstance(last, ConnectionBroken)
+    assert last.code == FLOW_CONTROL_ERROR
+
+
+@pytest.mark.parametrize("is_downstream", [True, False])
+def test_each_settings_is_acknowledged(is_downstream: bool) -> None:  # 6.5.3
+    codec = Http2Codec(is_downstream=is_downstream, limits=Http2Limits())
+    codec.take()
+    preface = PREFACE if is_downstream else b""
+    for count, data in [(1, preface + settings()), (1, settings((4, 100), (3, 7))), (3, settings() * 3), (0, raw(SETTINGS, ACK, 0))]:
+        codec.receive(data, 0.0)
+        sent = frames_of(codec.take())
+        assert [(frame.type, frame.stream_id, set(frame.flags), frame.settings) for frame in sent] == [(SETTINGS, 0, {"ACK"}, {})] * count
+
+
+@pytest.mark.parametrize("is_downstream", [True, False])
+@pytest.mark.parametrize("code", [14, 0xFF, 0xBADC0DE, 0xFFFFFFFF])
+def test_error_codes_that_nobody_knows_mean_nothing_special(is_downstream: bool, code: int) -> None:  # 7
+    codec, (one, other) = opened(is_downstream=is_downstream)
+    event = codec.receive(reset(one, code), 0.0)[-1]
+    assert isinstance(event, StreamReset)
+    assert (event.stream, event.code, event.is_ours) == (one, code, False)
+    went = codec.receive(goaway(MOST, code), 0.0)[-1]
+    assert isinstance(went, WentAway)
+    assert (went.last, went.code) == (MOST, code)
+    assert isinstance(codec.receive(raw(DATA, END_STREAM, other, b"x"), 0.0)[-1], BodyArrived), "the other stream goes on"
+    sent = frames_of(codec.take())
+    assert (resets_of(sent), goaways_of(sent)) == ([], [])
 
 
 @pytest.mark.parametrize("is_downstream", [True, False])
