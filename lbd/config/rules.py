@@ -14,6 +14,7 @@ from lbd.config.addresses import Address, parse_bind, parse_endpoint
 from lbd.config.daemon_rules import check_daemon
 from lbd.config.health_rules import check_health
 from lbd.config.limit_rules import check_limits
+from lbd.config.linear_rules import check_linear
 from lbd.config.outlier_rules import check_outlier
 from lbd.config.queue_rules import check_queue, check_route_queue
 from lbd.config.retry_rules import check_retry, check_route_retry
@@ -88,6 +89,7 @@ def check_listener(listener: ListenerPolicy, clusters: Mapping[str, ClusterPolic
     else:
         check_http_listener(listener, clusters, path, report)
         check_reach(listener, path, report)
+        check_linear(listener, path, report)
 
 
 def check_reference(name: str, clusters: Collection[str], path: KeyPath, report: Report) -> None:

@@ -4,10 +4,14 @@ The most specific route wins (routing/table.py), so file order decides only amon
 conditions come first, and regular expressions strictly in file order. A route is out of reach when, for each of its hosts, an
 earlier route of that path and host is asked before it and demands nothing that it does not demand too. What overlaps in
 cleverer ways (two regular expressions) is not found; what is found is certain.
+
+A table may have thousands of routes that differ in one demand, so a route is not compared with all of them: those that demand no more than
+it lie under a part of its own demands.
 """
 
 from __future__ import annotations
 
+from itertools import combinations
 from typing import TYPE_CHECKING
 
 from lbd.routing.path import pattern_key
@@ -21,6 +25,9 @@ if TYPE_CHECKING:
     from lbd.proxy.listener import ListenerPolicy
     from lbd.routing.route import RoutePolicy
 
+    Demands = frozenset[tuple[str, str, str]]  # (header or query, name, value)
+    Earlier = dict[Demands, list[int]]  # routes that have been looked at
+
 __all__ = ["check_reach"]
 
 ANYWHERE = b"*"
@@ -30,22 +37,22 @@ ACTS = {"name", "cluster", "clusters", "respond", "redirect", "rewrite", "timeou
 
 def check_reach(listener: ListenerPolicy, path: KeyPath, report: Report) -> None:
     """Reports each route that is out of reach, with the place of what takes its requests."""
-    asked: dict[tuple[str, bytes], list[int]] = {}  # (path, host) -> earlier routes there
+    asked: dict[tuple[str, bytes], Earlier] = {}  # by path and host
     for index, route in enumerate(listener.routes):
         own = (*path, "route", index)
         if report.is_broken_but_for(own, ACTS):
             continue
         cell = path_cell(route)
         hosts = hosts_of(route)
-        shadows = [shadow_of(listener, earlier_routes(asked, cell, host), route) for host in hosts]
+        shadows = [shadow_of(listener, asked_before(asked, cell, host), route) for host in hosts]
         if all(shadow is not None for shadow in shadows):
             found = sorted(shadow for shadow in shadows if shadow is not None)
             places = dict.fromkeys(report.place_of((*path, "route", shadow)) for shadow in found)
             report.error(own, f"no request can reach this route: {subject(list(places))} all of its requests first; {remedy(route)}")
         for host in hosts:
-            asked.setdefault((cell, host), []).append(index)
+            asked.setdefault((cell, host), {}).setdefault(demands(route), []).append(index)
     if listener.cluster and (takers := asked.get(("", ANYWHERE))):
-        for index in takers:
+        for index in takers.get(frozenset(), ()):
             if demands_nothing(listener.routes[index]):
                 place = report.place_of((*path, "route", index))
                 report.error((*path, "cluster"), f"no request can get here: the route at {place} takes everything; keep one of the two")
@@ -65,18 +72,29 @@ def hosts_of(route: RoutePolicy) -> list[bytes]:
     return list(dict.fromkeys(host_key(host) for host in route.host)) or [ANYWHERE]
 
 
-def earlier_routes(asked: dict[tuple[str, bytes], list[int]], cell: str, host: bytes) -> list[int]:
+def asked_before(asked: dict[tuple[str, bytes], Earlier], cell: str, host: bytes) -> list[Earlier]:
     """Those that may be asked before: of the same host, and of any host where only the order counts."""
-    found = asked.get((cell, host), [])
-    return found + asked.get((cell, ANYWHERE), []) if cell.startswith("~") and host != ANYWHERE else found
+    hosts = (host, ANYWHERE) if cell.startswith("~") and host != ANYWHERE else (host,)
+    return [asked[cell, each] for each in hosts if (cell, each) in asked]
 
 
-def shadow_of(listener: ListenerPolicy, earlier: list[int], route: RoutePolicy) -> int | None:
-    for other in earlier:
-        before = listener.routes[other]
-        if comes_first(before, route) and demands(route) >= demands(before) and takes_methods(before, route):
-            return other
+def shadow_of(listener: ListenerPolicy, groups: list[Earlier], route: RoutePolicy) -> int | None:
+    own = demands(route)
+    for earlier in groups:
+        others = sorted(other for less in no_more_than(own, earlier) for other in earlier[less])
+        for other in others:
+            before = listener.routes[other]
+            if comes_first(before, route) and takes_methods(before, route):
+                return other
     return None
+
+
+def no_more_than(own: Demands, earlier: Earlier) -> list[Demands]:
+    """What is demanded in `earlier` and by this route, too."""
+    if 2 ** len(own) > len(earlier):
+        return [less for less in earlier if less <= own]
+    parts = (frozenset(part) for size in range(len(own) + 1) for part in combinations(own, size))
+    return [part for part in parts if part in earlier]
 
 
 def comes_first(earlier: RoutePolicy, later: RoutePolicy) -> bool:
@@ -88,8 +106,8 @@ def count(route: RoutePolicy) -> int:
     return bool(route.methods) + len(route.headers) + len(route.query)
 
 
-def demands(route: RoutePolicy) -> set[tuple[str, str, str]]:
-    return set(conditions(route))
+def demands(route: RoutePolicy) -> Demands:
+    return frozenset(conditions(route))
 
 
 def conditions(route: RoutePolicy) -> Iterator[tuple[str, str, str]]:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from lbd.routing.route import RoutePolicy
     from lbd.wire.message import RequestHead
 
-__all__ = ["PRESENT", "Conditions", "build_conditions", "compile_pattern", "parse_query"]
+__all__ = ["PRESENT", "Conditions", "build_conditions", "compile_pattern", "is_plain", "parse_query"]
 
 PRESENT = "\x00present"  # how a policy writes TOML's `true`
 
@@ -76,6 +76,11 @@ def build_conditions(policy: RoutePolicy) -> Conditions | None:
     query = tuple((name.encode(), expected_value(value)) for name, value in policy.query)
     conditions = Conditions(frozenset(method.encode() for method in policy.methods), headers, query)
     return conditions if conditions.count else None
+
+
+def is_plain(text: str) -> bool:
+    """Whether a value of the configuration is compared as it stands."""
+    return text != PRESENT and not text.startswith("~")
 
 
 def expected_value(text: str) -> Expected:

@@ -3,17 +3,21 @@
 cimport cython
 
 
+cdef class Group:
+    cdef readonly list routes
+    cdef public object shortlist
+    cdef public object prefixes
+
+    cpdef object find(self, request)
+
+
 cdef class HostCell:
     cdef readonly dict exact
     cdef readonly dict wildcard
-    cdef readonly list anywhere
+    cdef public Group anywhere
 
-    @cython.locals(domain=bytes)
+    @cython.locals(domain=bytes, group=Group)
     cpdef object find(self, bytes host, domains, request)
-
-
-@cython.locals(routes=list)
-cpdef object first_that_holds(list routes, request)
 
 
 cdef class RoutingTable:

@@ -3,9 +3,10 @@
 Theory. The most specific route wins: an exact path before the longest prefix before a regular expression (in file order) before no
 path at all; among these an exact host before the longest wildcard before none; then more conditions; then file order. That is
 a chain of lookups, most specific first: the exact path in a dict, then each prefix of the path in a dict, from the longest that any
-route has; in each of them the host in a dict, then each domain above it; and only the few routes that are left in such a cell
-are asked one by one. So a lookup costs by the depth of paths and domains that routes name, not by their number and not by
-the length of what a client sends. Regular expressions alone are tried in turn, those of the request's host only.
+route has; in each of them the host in a dict, then each domain above it; and only the routes that are left in such a cell
+are asked one by one. Where these are many, the values that they demand leave few of them; of regular expressions, what they begin with
+(shortlist.py). So a lookup costs by the depth of paths and domains that routes name, not by their number and not by the length of what a
+client sends.
 
 Warning: a path may have several readings, and then all must lead to the same route: see path.py.
 """
@@ -13,12 +14,12 @@ Warning: a path may have several readings, and then all must lead to the same ro
 from __future__ import annotations
 
 import re
-from heapq import merge
 from typing import TYPE_CHECKING
 
 from lbd.errors import ProxyError, Side
 from lbd.routing.path import is_suspect, pattern_key, readings
 from lbd.routing.route import Route, RoutePolicy, split_authority
+from lbd.routing.shortlist import FEW, Prefixes, Shortlist, in_order
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -31,41 +32,70 @@ NAME = re.compile(rb"[a-z0-9_-]+(\.[a-z0-9_-]+)*")  # "_" is in no host name, bu
 LITERAL = re.compile(rb"\[[0-9a-f:.]+\]")  # IPv6
 
 
+class Group:
+    """Routes of one path and one host. `routes` are in order of preference, unless there are many: then they are in `shortlist`."""
+
+    __slots__ = ("prefixes", "routes", "shortlist")
+
+    def __init__(self) -> None:
+        self.routes: list[Route] = []
+        self.shortlist: Shortlist | None = None
+        self.prefixes: Prefixes | None = None  # of regular expressions
+
+    def find(self, request: RequestHead) -> Route | None:
+        """The first that holds."""
+        for route in self.routes:
+            if route.conditions is None or route.conditions.holds(request):
+                return route
+        return self.find_of_many(request) if self.shortlist is not None else None
+
+    def find_of_many(self, request: RequestHead) -> Route | None:
+        for _, route in self.shortlist.of(request):  # type: ignore[union-attr]
+            if route.conditions is None or route.conditions.holds(request):
+                return route
+        return None
+
+    def settle(self) -> None:
+        """No route comes any more."""
+        if len(self.routes) > FEW:
+            self.shortlist, self.routes = Shortlist(list(enumerate(self.routes))), []
+
+
 class HostCell:
-    """Routes of one path, by host. Each list is in order of preference."""
+    """Routes of one path, by host."""
 
     __slots__ = ("anywhere", "exact", "wildcard")
 
     def __init__(self) -> None:
-        self.exact: dict[bytes, list[Route]] = {}
-        self.wildcard: dict[bytes, list[Route]] = {}  # b"example.com" for "*.example.com"
-        self.anywhere: list[Route] = []
+        self.exact: dict[bytes, Group] = {}
+        self.wildcard: dict[bytes, Group] = {}  # b"example.com" for "*.example.com"
+        self.anywhere: Group | None = None
 
-    def groups(self, host: bytes, domains: Sequence[bytes]) -> Iterator[list[Route]]:
+    def every_group(self) -> Iterator[Group]:
+        yield from self.exact.values()
+        yield from self.wildcard.values()
+        if self.anywhere is not None:
+            yield self.anywhere
+
+    def groups(self, host: bytes, domains: Sequence[bytes]) -> list[Group]:
         """The routes that take this host, most specific first."""
-        if group := self.exact.get(host):
-            yield group
-        for domain in domains:
-            if group := self.wildcard.get(domain):
-                yield group
-        yield self.anywhere
+        found = [self.exact[host]] if host in self.exact else []
+        found += [self.wildcard[domain] for domain in domains if domain in self.wildcard]
+        return [*found, self.anywhere] if self.anywhere is not None else found
 
     def find(self, host: bytes, domains: Sequence[bytes], request: RequestHead) -> Route | None:
-        """The first of groups() that holds, without the generator: this is every request's way."""
-        if host in self.exact and (route := first_that_holds(self.exact[host], request)):
-            return route
+        """The first of groups() that holds, without a list of them: this is every request's way."""
+        if host in self.exact:
+            group = self.exact[host]
+            if route := group.find(request):
+                return route
         if self.wildcard:
             for domain in domains:
-                if domain in self.wildcard and (route := first_that_holds(self.wildcard[domain], request)):
-                    return route
-        return first_that_holds(self.anywhere, request) if self.anywhere else None
-
-
-def first_that_holds(routes: list[Route], request: RequestHead) -> Route | None:
-    for route in routes:
-        if route.conditions is None or route.conditions.holds(request):
-            return route
-    return None
+                if domain in self.wildcard:
+                    group = self.wildcard[domain]
+                    if route := group.find(request):
+                        return route
+        return self.anywhere.find(request) if self.anywhere is not None else None
 
 
 class RoutingTable:
@@ -125,8 +155,9 @@ class RoutingTable:
         return self._anywhere.find(host, domains, request)
 
     def _find_regex(self, path: bytes, host: bytes, domains: Sequence[bytes], request: RequestHead) -> Route | None:
-        for route in merge(*self._regexes.groups(host, domains), key=self._positions.__getitem__):
-            if route.regex is not None and route.regex.fullmatch(path) and (route.conditions is None or route.conditions.holds(request)):
+        lists = [those for group in self._regexes.groups(host, domains) for those in group.prefixes.of(path, request)]  # type: ignore[union-attr]
+        for _, route in in_order(lists):
+            if route.regex.fullmatch(path) and (route.conditions is None or route.conditions.holds(request)):  # type: ignore[union-attr]
                 return route
         return None
 
@@ -136,13 +167,19 @@ class RoutingTable:
             for host in route.policy.host or ("*",):
                 key = host_key(host)
                 if key == b"*":
-                    cell.anywhere.append(route)
+                    group = cell.anywhere = cell.anywhere or Group()
                 elif key.startswith(b"*."):
                     domain = key[2:]
-                    cell.wildcard.setdefault(domain, []).append(route)
+                    group = cell.wildcard.setdefault(domain, Group())
                     self._domain_depth = max(self._domain_depth, domain.count(b".") + 1)
                 else:
-                    cell.exact.setdefault(key, []).append(route)
+                    group = cell.exact.setdefault(key, Group())
+                group.routes.append(route)
+        for cell in (self._anywhere, *self._exact.values(), *self._prefixes.values()):
+            for group in cell.every_group():
+                group.settle()
+        for group in self._regexes.every_group():
+            group.prefixes = Prefixes([(self._positions[route], route) for route in group.routes])
 
     def _preference(self, route: Route) -> tuple[int, int]:
         """Among routes of the same path and host: more conditions first; regular expressions strictly in file order."""

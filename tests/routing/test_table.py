@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import re
 import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -10,9 +12,10 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from lbd.errors import ProxyError
-from lbd.routing.conditions import build_conditions
+from lbd.routing.conditions import PRESENT, build_conditions
 from lbd.routing.path import pattern_key
 from lbd.routing.route import RoutePolicy
+from lbd.routing.shortlist import FEW
 from lbd.routing.table import RoutingTable, bare_host, host_key
 from tests.routing.requests import make_request
 
@@ -346,7 +349,7 @@ def naive_match(policies: list[RoutePolicy], request: RequestHead) -> str | None
                 continue
             key = (3, 0, rank, count, -position)
         elif policy.path_regex:
-            if not path.startswith("/r"):
+            if not re.fullmatch(policy.path_regex, path):
                 continue
             key = (1, 0, 0, 0, -position)
         elif prefix:
@@ -392,6 +395,51 @@ def test_the_index_finds_what_a_search_finds(policies: list[RoutePolicy], reques
         assert matched(routes, request) == naive_match(policies, request)
 
 
+# Many routes in one place, that differ in what they demand and in what their expressions begin with.
+VALUES = st.sampled_from(["1", "2", "3", "~[12]", "~3|4", PRESENT])
+DEMANDS = st.lists(st.tuples(st.sampled_from(["x-tenant", "x-env"]), VALUES), max_size=2, unique_by=lambda pair: pair[0]).map(tuple)
+REGEXES = [
+    "/a.*",
+    "/ab?/.*",
+    "/a/b+",
+    "/(a|b)/.*",
+    "/b|/a",
+    "/b/[ab|]",
+    "^/b/.*",
+    "(?i)/A",
+    r"/ab/\w",
+    "/ab/a.*",
+    "/ab/a{2}",
+    ".*",
+    "/b/.*|/r",
+]
+CROWD = st.builds(
+    RoutePolicy,
+    host=st.sampled_from([(), (), ("x.com",), ("*.com",), ("x.com", "*.com")]),
+    methods=st.sampled_from([(), (), (), ("GET",)]),
+    headers=DEMANDS,
+    query=st.one_of(st.just(()), st.tuples(st.tuples(st.just("q"), VALUES))),
+    path=st.just(""),
+    path_regex=st.sampled_from(["", *REGEXES]),
+    cluster=st.just("c"),
+)
+QUERIES = st.lists(st.sampled_from(["q=1", "q=2", "q=%33", "q", "p=1", "q=4"]), max_size=3).map("&".join)
+FIELDS = st.lists(st.tuples(st.sampled_from(["X-Tenant", "x-env", "X-Other"]), st.sampled_from(["1", "2", "3", "4", "5"])), max_size=4)
+CROWDS_REQUESTS = st.builds(
+    lambda path, query, host, method, fields: make_request(f"{path}?{query}", host, method, *fields),
+    PLAIN_PATHS, QUERIES, HOST_NAMES, st.sampled_from(["GET", "PUT"]), FIELDS,
+)  # fmt: skip
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(CROWD, min_size=FEW + 1, max_size=40), st.lists(CROWDS_REQUESTS, min_size=1, max_size=8))
+def test_the_index_of_a_crowd_finds_what_a_search_finds(policies: list[RoutePolicy], requests: list[RequestHead]) -> None:
+    policies = [replace(policy, name=str(position)) for position, policy in enumerate(policies)]
+    routes = RoutingTable.build(policies, "web")
+    for request in requests:
+        assert matched(routes, request) == naive_match(policies, request)
+
+
 DISGUISES = [
     lambda path: path.replace(b"a", b"%61"),
     lambda path: path.replace(b"/", b"//"),
@@ -412,11 +460,6 @@ def test_a_disguised_path_is_the_same_path(policies: list[RoutePolicy], request:
 # The cost
 
 
-def many_routes(count: int) -> RoutingTable:
-    hosts = [f"h{i}.example.com" for i in range(100)]
-    return table(*(named(f"r{i}", f"/s{i % 7}/v{i}", hosts[i % 100], "*.example.org") for i in range(count)), named("any"))
-
-
 def calls_of(action: Callable[[], object]) -> int:
     """How many functions run, of Python and of C."""
     calls = 0
@@ -433,14 +476,80 @@ def calls_of(action: Callable[[], object]) -> int:
     return calls
 
 
+def with_any(policy: Callable[[int], RoutePolicy], count: int) -> RoutingTable:
+    """So many, and one that takes the rest. Nothing of it is garbage, and looking for some would take longest."""
+    gc.disable()
+    try:
+        return RoutingTable.build([*map(policy, range(count)), RoutePolicy("any", cluster="c")], "web")
+    finally:
+        gc.enable()
+
+
+def many_routes(count: int) -> RoutingTable:
+    """Of a hundred hosts."""
+    hosts = [(f"h{i}.example.com", "*.example.org") for i in range(100)]
+    return with_any(lambda i: RoutePolicy(f"r{i}", hosts[i % 100], f"/s{i % 7}/v{i}", cluster="c"), count)
+
+
+# What each of `count` routes looks like, and a request of the last one's.
+KINDS: dict[str, tuple[Callable[[int], RoutePolicy], Callable[[int], RequestHead]]] = {
+    "exact path": (
+        lambda i: RoutePolicy(f"r{i}", path_exact=f"/e/{i}/x", cluster="c"),
+        lambda i: make_request(f"/e/{i}/x"),
+    ),
+    "host": (
+        lambda i: RoutePolicy(f"r{i}", (f"h{i}.example.com",), cluster="c"),
+        lambda i: make_request("/", f"h{i}.example.com"),
+    ),
+    "wildcard": (
+        lambda i: RoutePolicy(f"r{i}", (f"*.h{i}.example.com",), cluster="c"),
+        lambda i: make_request("/", f"www.h{i}.example.com"),
+    ),
+    "expression": (
+        lambda i: RoutePolicy(f"r{i}", path_regex=f"/svc{i:06}/[a-z]+/[0-9]+", cluster="c"),
+        lambda i: make_request(f"/svc{i:06}/abc/12"),
+    ),
+    "header": (
+        lambda i: RoutePolicy(f"r{i}", path="/api", headers=(("x-tenant", f"t{i}"),), cluster="c"),
+        lambda i: make_request("/api/x", "a.com", "GET", ("X-Tenant", f"t{i}")),
+    ),
+    "header, and one that all have": (
+        lambda i: RoutePolicy(f"r{i}", path="/api", headers=(("x-env", "prod"), ("x-tenant", f"t{i}")), cluster="c"),
+        lambda i: make_request("/api/x", "a.com", "GET", ("X-Env", "prod"), ("X-Tenant", f"t{i}")),
+    ),
+    "parameter": (
+        lambda i: RoutePolicy(f"r{i}", path="/api", query=(("tenant", f"t{i}"),), methods=("GET",), cluster="c"),
+        lambda i: make_request(f"/api/x?tenant=t{i}"),
+    ),
+    "expression and header": (
+        lambda i: RoutePolicy(f"r{i}", path_regex="/api/[a-z]+", headers=(("x-tenant", f"t{i}"),), cluster="c"),
+        lambda i: make_request("/api/x", "a.com", "GET", ("X-Tenant", f"t{i}")),
+    ),
+}  # fmt: skip
+
+
 def test_a_hundred_thousand_routes_cost_what_ten_cost() -> None:
-    few, many = many_routes(10), many_routes(20_000)
+    few, many = many_routes(10), many_routes(100_000)
     hit = make_request("/s3/v3/x/y/z", "h3.example.com:8080")
     miss = make_request("/s9/v99/x/y/z", "a.b.c.d.example.net")
     assert matched(few, hit) == matched(many, hit) == "r3"
     assert matched(few, miss) == matched(many, miss) == "any"
     for request in (hit, miss):
         assert calls_of(lambda: few.match(request)) == calls_of(lambda: many.match(request)) < 40  # noqa: B023
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_thousands_of_routes_of_every_kind_cost_what_ten_cost(kind: str) -> None:
+    policy, request = KINDS[kind]
+    calls = []
+    for count in (10, 5000):
+        routes = with_any(policy, count)
+        hit, miss = request(count - 1), make_request("/nothing/here", "www.example.net")
+        assert matched(routes, hit) == f"r{count - 1}"
+        assert matched(routes, miss) == "any"
+        calls.append((calls_of(lambda: routes.match(hit)), calls_of(lambda: routes.match(miss))))  # noqa: B023
+    assert calls[1] == calls[0]
+    assert max(calls[0]) < 80
 
 
 def test_a_long_path_costs_no_more_than_the_longest_prefix() -> None:
