@@ -17,6 +17,7 @@ from __future__ import annotations
 import array
 import contextlib
 import errno
+import logging
 import os
 import socket
 import stat
@@ -34,7 +35,9 @@ if TYPE_CHECKING:
     from lbd.master.inherited import Inherited
     from lbd.master.upgrade import Handover
 
-__all__ = ["BindPolicy", "Bound", "adopt_bind", "open_bind"]
+__all__ = ["BindPolicy", "Bound", "FileId", "adopt_bind", "file_id", "open_bind"]
+
+FileId = tuple[int, int]  # device and inode
 
 TRIES = 6
 PAUSE = 0.1  # seconds between tries
@@ -52,6 +55,8 @@ NO_SYN = b"".join(
     )
 )
 PATH_LIMIT = 107  # bytes of sun_path, without its zero
+
+log = logging.getLogger("lbd.master")
 
 
 class BindPolicy(NamedTuple):
@@ -83,7 +88,8 @@ class Bound:
         self._sockets = sockets
         self._path = path
         self._handover = handover
-        self._identity = _identity(path) if path else None
+        # A socket holds on to its file, so that nobody else's gets the same number while ours is open.
+        self._file = file_id(path) if path else None
 
     def __repr__(self) -> str:
         return f"<Bound {self.policy.bind}>"
@@ -95,14 +101,29 @@ class Bound:
     def sockets(self) -> tuple[socket.socket, ...]:
         return tuple(self._sockets)
 
+    @property
+    def file(self) -> FileId | None:
+        """The one that we made of a unix socket's, whoever has its path by now."""
+        return self._file
+
+    @property
+    def is_lost(self) -> bool:
+        """The file of our unix socket has gone, or is another's: nobody finds us any more."""
+        return bool(self._path) and file_id(self._path) != self._file
+
     def apply(self, policy: BindPolicy) -> None:
-        """Settings that may change while it listens."""
+        """Settings that may change while it listens. EnvironmentFault: the mode cannot be set, and will be tried again."""
         if policy.backlog != self.policy.backlog and not policy.bind.startswith("fd:"):
             for sock in self._sockets:
                 sock.listen(policy.backlog)
-        if policy.mode != self.policy.mode and self._path:
-            os.chmod(self._path, int(policy.mode, 8))
+        mode = self.policy.mode
         self.policy = policy
+        if policy.mode != mode and self._path:
+            try:
+                _set_mode(self._path, self._file, policy.mode)
+            except OSError as error:
+                self.policy = policy._replace(mode=mode)
+                raise EnvironmentFault(f"the mode of {policy.bind} stays {mode}: {error.strerror}", (*policy.path[:2], "mode")) from error
 
     def deafen(self) -> None:
         """Lets nobody else in, whoever has a copy of these sockets; who is in the queue stays there. TCP sockets of our own only."""
@@ -122,8 +143,11 @@ class Bound:
     def close(self, *, keep_file: bool = False) -> None:
         """Closes our copies and takes a unix socket's file away, if it is still the one we made."""
         is_on_loan = self._handover is not None and self._handover.is_upgrade
-        if self._path and not keep_file and not is_on_loan and _identity(self._path) == self._identity:
-            os.unlink(self._path)
+        if self._path and not keep_file and not is_on_loan and not self.is_lost:
+            try:
+                os.unlink(self._path)
+            except OSError as error:  # it is stale then, and replaced when somebody listens there
+                log.warning("the file %s stays: %s", self._path, error.strerror)
         for sock in self._sockets:
             sock.close()
 
@@ -145,6 +169,11 @@ async def open_bind(policy: BindPolicy, slots: int, inherited: Inherited, claims
 def adopt_bind(policy: BindPolicy, sockets: list[socket.socket], slots: int, handover: Handover, claims: Claims) -> Bound:
     """A bind whose sockets a predecessor has opened; with more of them when there are more slots than it had."""
     scheme, _, path = policy.bind.partition(":")
+    made = handover.file_of(policy.bind)
+    if scheme == "unix" and made is not None and file_id(path) != made:  # our predecessor's has gone
+        for sock in sockets:
+            sock.close()
+        return _open_unix(policy, path)
     try:
         if scheme != "unix":
             claims.claim(policy, sockets[0])
@@ -155,7 +184,7 @@ def adopt_bind(policy: BindPolicy, sockets: list[socket.socket], slots: int, han
             for sock in sockets:
                 sock.listen(policy.backlog)
         if scheme == "unix":
-            os.chmod(path, int(policy.mode, 8))
+            _set_mode(path, file_id(path), policy.mode)
     except (OSError, EnvironmentFault) as error:
         for sock in sockets:
             sock.close()
@@ -281,9 +310,22 @@ def _remove_stale(policy: BindPolicy, path: str) -> None:
     os.unlink(path)
 
 
-def _identity(path: str) -> tuple[int, int] | None:
+def file_id(path: str) -> FileId | None:
+    """None: there is no such file."""
     try:
         status = os.lstat(path)
     except OSError:
         return None
     return status.st_dev, status.st_ino
+
+
+def _set_mode(path: str, file: FileId | None, mode: str) -> None:
+    """Of this file, and of no other that may have its path by now. OSError: it has gone, or its mode cannot be changed."""
+    fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        status = os.fstat(fd)
+        if (status.st_dev, status.st_ino) != file:
+            raise FileNotFoundError(errno.ENOENT, "another file has its path")
+        os.chmod(f"/proc/self/fd/{fd}", int(mode, 8))
+    finally:
+        os.close(fd)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from lbd.config.schema import Config
-    from lbd.master.binds import Bound
+    from lbd.master.binds import Bound, FileId
     from lbd.master.faults import Faults
     from lbd.master.sockets import Sockets
 
@@ -81,6 +81,10 @@ class Doors:
     def handed(self) -> dict[str, list[int]]:
         """For a successor: bind -> descriptors."""
         return {bound.policy.bind: [sock.fileno() for sock in bound.sockets] for bound in self.bounds}
+
+    def files(self) -> dict[str, FileId]:
+        """Likewise: those of unix sockets."""
+        return {bound.policy.bind: bound.file for bound in (self.admin, self.control) if bound is not None and bound.file is not None}
 
     def close(self, *, keep_files: bool) -> None:
         """A successor keeps the files of unix sockets."""

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from lbd.errors import EnvironmentFault
+from lbd.master.bugs import Bugs
 from lbd.master.faults import Faults
 from lbd.worker.log import LineBuffer, LogPolicy, setup_logging
 from lbd.worker.log_file import LogFile
@@ -153,6 +154,7 @@ class Logs:
         """What cannot be opened is one of `faults`, and told on standard error. EnvironmentFault: not even that is there."""
         self.files = self._first(policy, faults)
         self.lines, self.file = LineBuffer(), LogFile(os.dup(self.files.log))
+        self.bugs = Bugs()
         self._tell = tell
         self.speak(policy)
 
@@ -164,6 +166,7 @@ class Logs:
     def speak(self, policy: LogPolicy) -> None:
         """As loud and in the form that it asks for."""
         setup_logging(policy, self.lines.append, process="master")
+        logging.getLogger("lbd").addHandler(self.bugs)
 
     async def reopen(self, config: Callable[[], Config]) -> None:
         """After a rotation. When a file cannot be opened the old ones stay. `config` is what is in force, which may change meanwhile."""
@@ -177,13 +180,21 @@ class Logs:
             if files.is_for(config().log):
                 break
             files.close()
-        self.send(files)
+        try:
+            self.send(files)
+        except EnvironmentFault as fault:
+            files.close()
+            log.error("%s; the old files stay open", fault)
+            return
         self.take(files)
         log.info("reopened the logs")
 
     def send(self, files: LogFiles) -> None:
-        """Workers write to these from now on."""
-        self._tell(ReopenLogs(files.has_access), files.fds)
+        """Workers write to these from now on. EnvironmentFault: not all of them."""
+        try:
+            self._tell(ReopenLogs(files.has_access), files.fds)
+        except OSError as error:
+            raise EnvironmentFault(f"the workers cannot be given the log files: {error.strerror}") from error
 
     def take(self, files: LogFiles) -> None:
         """So do we. The old ones are closed."""

@@ -54,7 +54,7 @@ from lbd.master.vigil import Vigil
 from lbd.worker.messages import Certificates, ClusterCertificates, Endpoints, EndpointState, Health, Hello
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from lbd.config.schema import Config
@@ -132,7 +132,8 @@ class Master:
             log.warning("%s", doubt)
         launch = partial(launch_worker, worker_environment(self._environ))
         self.supervisor = Supervisor(self.slots, launch, self._hello, plan, self.ejections.hear, self.board.forget)
-        self._settle(plan)
+        for step in self._steps(plan):  # one that fails is the end: there is nothing to protect yet
+            step()
         return self.supervisor
 
     async def _plan(self, config: Config, generation: int) -> Plan:
@@ -297,26 +298,39 @@ class Master:
             if refusal := await self.supervisor.apply(plan):
                 raise EnvironmentFault(f"the workers refuse it: {refusal}")
             undo.pop_all()
-        if logs is not None:
-            self.logs.send(logs)  # once more, after what SIGUSR1 may have sent
-            self.logs.take(logs)
-        self._settle(plan)
         self.needs_restart = report.needs_restart
-        return replace(report, warnings=(*map(str, config.warnings), *plan.doubts()))
+        told = (*map(str, config.warnings), *plan.doubts(), *self._settle(self._steps(plan, logs)))
+        return replace(report, warnings=told).renewed(plan.change.renewed, config)
 
-    def _settle(self, plan: Plan) -> None:
+    def _settle(self, steps: Iterable[Callable[[], object]]) -> list[str]:
+        """The new configuration is in force: no step that fails keeps the others from being done. What went wrong, in sentences."""
+        faults = Faults()
+        bugs: list[str] = []
+        for step in steps:
+            try:
+                with faults.gather():
+                    step()
+            except Exception:
+                log.exception("generation %d is in force, but for what failed in lbd itself", self.generation)
+                bugs = ["a bug in lbd: this is in force, but not all that belongs to it; the trace is in the log"]
+        return [sentence for fault in faults.found for sentence in self.config.describe(fault)] + bugs
+
+    def _steps(self, plan: Plan, logs: LogFiles | None = None) -> Iterator[Callable[[], object]]:
         """All workers have applied it: it is in force. What it does not want goes."""
         self.config, self.generation = plan.config, plan.generation
-        self.logs.speak(self.config.log)
-        self.sockets.commit(plan.change)
-        self._waiting.clear()  # of the old clusters; update() tells again what has changed since
-        self.vault.update(self.config, plan.tls)
-        self.cluster_vault.update(self.config, plan.cluster_tls)
-        self.resolver.update(self.config.clusters)
-        self._watch(plan.book)
-        self.panics.look_at(cluster.name for cluster in self.config.clusters)
-        self.places.keep(plan.book.keys())
-        self.control.look_at({cluster: map(named, endpoints) for cluster, endpoints in plan.book.found().items()})
+        if logs is not None:
+            yield partial(self.logs.send, logs)  # once more, after what SIGUSR1 may have sent
+            yield partial(self.logs.take, logs)
+        yield partial(self.logs.speak, self.config.log)
+        yield partial(self.sockets.commit, plan.change)
+        yield self._waiting.clear  # of the old clusters; update() tells again what has changed since
+        yield partial(self.vault.update, self.config, plan.tls)
+        yield partial(self.cluster_vault.update, self.config, plan.cluster_tls)
+        yield partial(self.resolver.update, self.config.clusters)
+        yield partial(self._watch, plan.book)
+        yield partial(self.panics.look_at, [cluster.name for cluster in self.config.clusters])
+        yield lambda: self.places.keep(plan.book.keys())
+        yield lambda: self.control.look_at({cluster: map(named, endpoints) for cluster, endpoints in plan.book.found().items()})
 
     async def reopen_logs(self) -> None:
         """After a rotation."""
@@ -330,11 +344,12 @@ class Master:
             self.state.move(MasterState.UPGRADING)
             log.info("upgrading: starting a new master")
             sockets = {**self.sockets.handed(), **self.doors.handed()}
+            files = {**self.sockets.files(), **self.doors.files()}
             if self.state_directory.lock >= 0:
                 sockets[STATE_LOCK] = [self.state_directory.lock]
             will = open_will(bequeath(self._estate, self.upgrades["ok"] + 1))
             try:
-                self.successor, reason = await start_successor(sockets, will, self._environ, self.config.lbd.upgrade_timeout)
+                self.successor, reason = await start_successor(sockets, files, will, self._environ, self.config.lbd.upgrade_timeout)
             finally:
                 os.close(will)
                 self.state.maybe_move(MasterState.READY)

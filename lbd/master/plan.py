@@ -17,6 +17,8 @@ from lbd.worker.messages import Configure
 if TYPE_CHECKING:
     from collections.abc import Collection
 
+    from lbd.master.binds import Bound
+
 __all__ = ["Plan"]
 
 
@@ -33,16 +35,16 @@ class Plan:
     sticky_key: str = ""  # for clusters that have none of their own
 
     @property
-    def binds(self) -> frozenset[str]:
-        return frozenset(self.change.wanted)
+    def bounds(self) -> frozenset[Bound]:
+        return frozenset(self.change.bounds.values())
 
     def doubts(self) -> tuple[str, ...]:
         """What is not right about its certificates, and does not keep it from being put in force."""
         faults = [fault for reading in (*self.tls.values(), *self.cluster_tls.values()) for fault in reading.warnings()]
         return tuple(line for fault in faults for line in self.config.describe(fault))
 
-    def message(self, slot: int, held: Collection[str]) -> tuple[Configure, list[int]]:
-        """For the worker in this slot, which has the sockets of the binds `held`; with the descriptors of the others."""
+    def message(self, slot: int, held: Collection[Bound]) -> tuple[Configure, list[int]]:
+        """For the worker in this slot, which has the sockets of those `held`; with the descriptors of the others."""
         sockets, fds = self.change.fds(slot, held)
         config = self.config
         message = Configure(

@@ -9,10 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
+from lbd.errors import EnvironmentFault
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from lbd.config.schema import Config
+    from lbd.master.binds import BindPolicy
 
 __all__ = ["Changes", "ReloadReport", "as_it_runs", "compare", "would_end_all"]
 
@@ -67,6 +70,20 @@ class ReloadReport:
     def result(self) -> str:
         """The label of lbd_reloads_total."""
         return "ok" if self.is_ok else "failed"
+
+    def renewed(self, binds: Collection[BindPolicy], config: Config) -> ReloadReport:
+        """With unix sockets that could not be kept, since nobody would have found them."""
+        if not binds:
+            return self
+        names = [policy.bind for policy in binds]
+        gone = [
+            EnvironmentFault(f"the file of {bind} had gone, or was another's: lbd listens there anew", path) for bind, path, *_ in binds
+        ]
+        warnings = tuple(sentence for fault in gone for sentence in config.describe(fault))
+        before = self.kinds["binds"]
+        changed = {**before.changed, **{name: (*before.changed.get(name, ()), "file") for name in names}}
+        kept = tuple(name for name in before.kept if name not in names)
+        return replace(self, kinds={**self.kinds, "binds": replace(before, changed=changed, kept=kept)}, warnings=self.warnings + warnings)
 
     def line(self) -> str:
         """For the log."""

@@ -26,6 +26,7 @@ from lbd.worker.messages import Applied, Configure, Drain, Drained, Ping, Pong, 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
+    from lbd.master.binds import Bound
     from lbd.master.process import Channel, WorkerProcess
 
 __all__ = ["PING_INTERVAL", "SILENCE_LIMIT", "Outcome", "Slot"]
@@ -40,9 +41,9 @@ log = logging.getLogger("lbd.master")
 class Outcome:
     """What becomes of a Configure: `error` is "" when it is in force."""
 
-    def __init__(self, generation: int, binds: frozenset[str]) -> None:
+    def __init__(self, generation: int, bounds: frozenset[Bound]) -> None:
         self.generation = generation
-        self.binds = binds
+        self.bounds = bounds
         self.error = ""
         self.was_killed = False  # the worker, from outside, before it has answered: that says nothing about the configuration
         self._done = trio.Event()
@@ -72,7 +73,7 @@ class Slot:
         self.pid = 0
         self.since = 0.0  # in this state
         self.generation = 0  # in force in this worker
-        self.binds: frozenset[str] = frozenset()  # whose sockets it has
+        self.bounds: frozenset[Bound] = frozenset()  # whose sockets it has
         self.cut = 0  # exchanges it ended for want of time
         self.reason = ""  # of the last death
         self.missed = 0  # pings in a row
@@ -109,9 +110,9 @@ class Slot:
         return bool(self._outcomes)
 
     @property
-    def expected_binds(self) -> frozenset[str]:
+    def expected_bounds(self) -> frozenset[Bound]:
         """What it will have when it has obeyed everything that is posted."""
-        return self._outcomes[-1].binds if self._outcomes else self.binds
+        return self._outcomes[-1].bounds if self._outcomes else self.bounds
 
     @property
     def expected_generation(self) -> int:
@@ -120,15 +121,19 @@ class Slot:
     # What it is told
 
     def post(self, message: object, fds: Sequence[int] = ()) -> None:
-        """Sends a message; to nobody when there is no process."""
+        """Sends a message; to nobody when there is no process. OSError: the descriptors cannot be copied, and nothing is sent."""
         if self.is_alive:
-            self._outbox.append((message, [os.dup(fd) for fd in fds]))
+            self._outbox.append((message, _copies(fds)))
             self._posted.set()
 
-    def configure(self, message: Configure, fds: Sequence[int], binds: frozenset[str]) -> Outcome:
-        outcome = Outcome(message.generation, binds)
-        self._outcomes.append(outcome)
-        self.post(message, fds)
+    def configure(self, message: Configure, fds: Sequence[int], bounds: frozenset[Bound]) -> Outcome:
+        outcome = Outcome(message.generation, bounds)
+        try:
+            self.post(message, fds)
+        except OSError as error:  # no descriptors left to copy these
+            outcome.settle(f"worker {self.number} cannot be told: {error.strerror}")
+        else:
+            self._outcomes.append(outcome)
         return outcome
 
     def drain(self, timeout: float) -> None:
@@ -178,7 +183,7 @@ class Slot:
 
     def _begin(self) -> None:
         self._served_since = math.inf
-        self.binds, self.generation, self.missed, self.reason = frozenset(), 0, 0, ""
+        self.bounds, self.generation, self.missed, self.reason = frozenset(), 0, 0, ""
         self._move(WorkerState.STARTING)
 
     async def _end(self, code: int | None) -> None:
@@ -247,7 +252,7 @@ class Slot:
             raise ControlError(f"it applied generation {generation!r}, which it was not asked for")
         outcome = self._outcomes.popleft()
         if not error:
-            self.generation, self.binds = generation, outcome.binds
+            self.generation, self.bounds = generation, outcome.bounds
             if self.state.now is WorkerState.STARTING:
                 self._move(WorkerState.SERVING)
                 self._served_since = self.since
@@ -267,6 +272,17 @@ class Slot:
             if self.is_silent:
                 log.error("worker %d (pid %d) has not answered for %d s; killing it", self.number, self.pid, SILENCE_LIMIT * PING_INTERVAL)
                 self.end("it did not answer")
+
+
+def _copies(fds: Sequence[int]) -> list[int]:
+    copies: list[int] = []
+    try:
+        for fd in fds:
+            copies.append(os.dup(fd))  # noqa: PERF401 - so that those before it are known when one fails
+    except OSError:
+        _close(copies)
+        raise
+    return copies
 
 
 def _close(fds: Sequence[int]) -> None:

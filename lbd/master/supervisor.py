@@ -85,10 +85,11 @@ class Supervisor:
 
     def _greet(self, slot: Slot) -> None:
         slot.post(*self._hello(slot.number))
-        self._configure(slot, self.plan)
+        if error := self._configure(slot, self.plan).error:
+            slot.end(error)
 
     def _configure(self, slot: Slot, plan: Plan) -> Outcome:
-        return slot.configure(*plan.message(slot.number, slot.expected_binds), plan.binds)
+        return slot.configure(*plan.message(slot.number, slot.expected_bounds), plan.bounds)
 
     def _announce(self) -> None:
         self._moved.set()
@@ -120,8 +121,8 @@ class Supervisor:
             return error
         self.plan = plan
         for slot in self.slots:  # those that started meanwhile began with the old one
-            if slot.is_alive and slot.expected_generation != plan.generation:
-                self._configure(slot, plan)
+            if slot.is_alive and slot.expected_generation != plan.generation and (error := self._configure(slot, plan).error):
+                slot.end(error)
         return ""
 
     async def _configure_all(self, plan: Plan) -> str:

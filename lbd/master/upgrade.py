@@ -25,10 +25,13 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from lbd.master.binds import file_id
 from lbd.master.process import describe_exit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from lbd.master.binds import FileId
 
 __all__ = ["STATE_LOCK", "VARIABLE", "Handover", "Successor", "start_successor"]
 
@@ -44,6 +47,7 @@ class Handover:
     def __init__(self, environ: Mapping[str, str]) -> None:
         handed = json.loads(environ.get(VARIABLE, "{}"))
         self._sockets: dict[str, list[int]] = handed.get("sockets", {})
+        self._files: dict[str, list[int]] = handed.get("files", {})
         self._ready: int = handed.get("ready", -1)
         self._heritage: int = handed.get("heritage", -1)
         self._has_finished = False
@@ -71,6 +75,11 @@ class Handover:
             self._sockets[f"{bind} (more)"] = fds[count:]
         return [socket.socket(fileno=fd) for fd in fds[:count]]
 
+    def file_of(self, bind: str) -> FileId | None:
+        """What it made of a unix socket's; None when it did not say."""
+        file = self._files.get(bind)
+        return (file[0], file[1]) if file else None
+
     def take_lock(self) -> int:
         """That of the state directory, ours now; -1 when there is none."""
         return next(iter(self._sockets.pop(STATE_LOCK, [])), -1)
@@ -84,8 +93,9 @@ class Handover:
         """We are ready: the predecessor may go, and what nobody took is closed. False: it has died meanwhile."""
         if self.is_upgrade:
             for bind, fds in self._sockets.items():
-                if bind.startswith("unix:"):
-                    _remove(bind.removeprefix("unix:"))
+                path = bind.removeprefix("unix:")
+                if path != bind and self.file_of(bind) in (None, file_id(path)):
+                    _remove(path)
                 for fd in fds:
                     os.close(fd)
             self._sockets, self._has_finished = {}, True
@@ -128,13 +138,13 @@ class Successor:
 
 
 async def start_successor(
-    sockets: Mapping[str, list[int]], heritage: int, environ: Mapping[str, str], patience: float
+    sockets: Mapping[str, list[int]], files: Mapping[str, FileId], heritage: int, environ: Mapping[str, str], patience: float
 ) -> tuple[Successor | None, str]:
     """Starts a new master with these descriptors and waits until it serves, `patience` seconds at most: (it, ""), or (None, why not)."""
     ours, theirs = socket.socketpair()
     fds = [fd for handed in sockets.values() for fd in handed]
     kept = {name: value for name, value in environ.items() if name not in OLD_ONLY}
-    kept[VARIABLE] = json.dumps({"sockets": dict(sockets), "ready": theirs.fileno(), "heritage": heritage})
+    kept[VARIABLE] = json.dumps({"sockets": dict(sockets), "files": dict(files), "ready": theirs.fileno(), "heritage": heritage})
     try:
         with theirs:
             command = [sys.executable, *sys.orig_argv[1:]]

@@ -196,6 +196,7 @@ class MasterView:
             yield metrics.RELOADS.name, {"result": result}, float(count)
         for result, count in master.upgrades.items():
             yield metrics.UPGRADES.name, {"result": result}, float(count)
+        yield from master.logs.bugs.metrics()
         yield metrics.WORKER_RESTARTS.name, {}, float(master.supervisor.restarts if master.supervisor else 0)
         states = [slot.state.now for slot in master.supervisor.slots] if master.supervisor else []
         for state in WorkerState:

@@ -67,7 +67,7 @@ class Hello:
 class Configure:
     """A whole configuration, to be applied at once. Descriptors: one listening socket for each of `sockets`.
 
-    `sockets` are the binds that are new to this worker; those that no listener names any more are to be closed.
+    `sockets` are the binds that are new to this worker, or have another socket now; those that no listener names any more are to be closed.
     """
 
     generation: int

@@ -198,8 +198,8 @@ class Worker:
         wanted = [bind for policy in message.listeners for bind in policy.bind]
         if missing := [bind for bind in wanted if bind not in held and bind not in sockets]:
             raise ValueError(f"no socket came for {', '.join(missing)}")
-        if len(set(wanted)) < len(wanted) or not held.isdisjoint(sockets):
-            raise ValueError(f"a bind that is wanted twice, or whose socket is here already: {', '.join(wanted)}")
+        if len(set(wanted)) < len(wanted) or not sockets.keys() <= set(wanted):
+            raise ValueError(f"a bind that is wanted twice, or a socket for one that is not: {', '.join(wanted)}")
 
     def _acceptors(self, sockets: dict[str, int]) -> dict[str, Acceptor]:
         """The last thing that can fail. On duplicates: when it does, the descriptors are still the caller's."""
@@ -272,8 +272,9 @@ class Worker:
         self, message: Configure, tables: dict[str, RoutingTable], forwardings: dict[str, Forwarding], acceptors: dict[str, Acceptor]
     ) -> None:
         access = self._access_log()
-        for listener in self._listeners.values():
-            acceptors.update(listener.acceptors)
+        for acceptor in [acceptor for listener in self._listeners.values() for acceptor in listener.acceptors.values()]:
+            if acceptors.setdefault(acceptor.name, acceptor) is not acceptor:
+                self._close_acceptor(acceptor)  # its bind has another socket now
         listeners: dict[str, Listener] = {}
         for policy in message.listeners:
             name = policy.name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import suppress
+from functools import cache
 from typing import TYPE_CHECKING
 
 import trio
@@ -154,15 +155,26 @@ class Crew:
 
 
 class _NoSocket(Bound):
-    """A bind whose descriptor is always standard input."""
+    """A bind whose descriptor is always the same, by default standard input."""
+
+    def __init__(self, policy: BindPolicy, fd: int = 0) -> None:
+        super().__init__(policy, [])
+        self._fd = fd
 
     def fd(self, slot: int) -> int:
-        return 0
+        return self._fd
 
 
-def plan(generation: int, *binds: str) -> Plan:
-    """A configuration with these binds."""
+@cache
+def _kept(bind: str) -> Bound:
+    """The same in all plans."""
+    return _NoSocket(BindPolicy(bind))
+
+
+def plan(generation: int, *binds: str, anew: str = "", fd: int = 0) -> Plan:
+    """A configuration with these binds; the socket of `anew` is another one than in other plans. `fd` is every socket's."""
     wanted = {bind: BindPolicy(bind) for bind in binds or ("a",)}
-    change = Change(wanted, {bind: _NoSocket(policy, []) for bind, policy in wanted.items()}, [])
+    bounds = {bind: _NoSocket(policy, fd) if bind == anew or fd else _kept(bind) for bind, policy in wanted.items()}
+    change = Change(wanted, bounds, [])
     config = Config("lb.toml", clusters=(ClusterPolicy("web", ()),))
     return Plan(generation, config, change, EndpointBook({"web": ()}, Places(10, lambda place: 0), lambda cluster: lambda address: True))

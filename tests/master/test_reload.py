@@ -10,6 +10,7 @@ import pytest
 
 from lbd.cluster.cluster import ClusterPolicy, EndpointPolicy, TimeoutPolicy
 from lbd.config.schema import AdminPolicy, Config, DaemonPolicy
+from lbd.master.binds import BindPolicy
 from lbd.master.reload import ReloadReport, as_it_runs, compare, would_end_all
 from lbd.proxy.listener import ListenerPolicy
 from lbd.routing.route import RoutePolicy
@@ -78,6 +79,13 @@ def test_what_needs_a_restart_is_compared_with_what_runs() -> None:
     assert (again.settings, again.needs_restart) == ((), ("lbd.workers", "admin.bind"))
     back = compare(running, replace(OLD, lbd=DaemonPolicy(drain_timeout=9.0)), 3)
     assert (back.settings, back.needs_restart) == (("lbd.drain_timeout",), ())
+
+
+def test_a_bind_that_was_opened_anew_is_not_kept() -> None:
+    report = compare(OLD, OLD, 2).renewed([BindPolicy("127.0.0.1:8080", ("listener", "web", "bind"))], OLD)
+    assert report.line() == "reloaded, generation 2: binds ~127.0.0.1:8080 (file); kept 1 listener, 2 routes, 1 cluster, 2 endpoints"
+    assert report.warnings == ("lb.toml: listener.web.bind: the file of 127.0.0.1:8080 had gone, or was another's: lbd listens there anew",)
+    assert compare(OLD, OLD, 2).renewed([], OLD) == compare(OLD, OLD, 2)
 
 
 def test_a_file_without_listeners_closes_nothing() -> None:

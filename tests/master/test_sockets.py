@@ -178,6 +178,67 @@ async def test_a_file_that_a_successor_has_put_there_is_not_taken_away(tmp_path:
         assert os.listdir(tmp_path) == ["lbd.sock"]
 
 
+@pytest.mark.parametrize("fate", ["gone", "stale"])
+async def test_a_socket_whose_file_is_lost_is_opened_anew_by_the_next_change(tmp_path: Path, fate: str) -> None:
+    path = tmp_path / "lbd.sock"
+    bind = f"unix:{path}"
+    sockets = sockets_for(2)
+    first = await sockets.prepare({bind: policy(bind)})
+    sockets.commit(first)
+    assert not (await sockets.prepare({bind: policy(bind)})).renewed
+    path.unlink()
+    if fate == "stale":
+        with socket.socket(socket.AF_UNIX) as killed:
+            killed.bind(str(path))
+    sockets.discard(await sockets.prepare({bind: policy(bind)}))
+    assert not path.exists()
+    second = await sockets.prepare({bind: policy(bind, mode="0600")})
+    assert second.renewed == [policy(bind, mode="0600")]
+    assert second.fds(1, first.bounds.values()) == ((bind,), [second.bounds[bind].fd(1)])
+    sockets.commit(second)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    with socket.socket(socket.AF_UNIX) as downstream:
+        downstream.connect(str(path))
+        second.bounds[bind].sockets[0].accept()[0].close()
+    sockets.close()
+    assert os.listdir(tmp_path) == []
+
+
+async def test_a_lost_file_in_whose_place_somebody_listens_refuses_the_change(tmp_path: Path) -> None:
+    path = tmp_path / "lbd.sock"
+    sockets = sockets_for(1)
+    sockets.commit(await sockets.prepare({f"unix:{path}": policy(f"unix:{path}")}))
+    path.unlink()
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(path))
+        other.listen()
+        with pytest.raises(EnvironmentFault, match="listens on it; stop it, or choose another path"):
+            await sockets.prepare({f"unix:{path}": policy(f"unix:{path}")})
+        sockets.close()
+        assert os.listdir(tmp_path) == ["lbd.sock"]
+
+
+async def test_a_mode_that_cannot_be_set_stops_nothing_and_is_tried_again(tmp_path: Path) -> None:
+    lost, well = f"unix:{tmp_path}/lost.sock", f"unix:{tmp_path}/well.sock"
+    sockets = sockets_for(1)
+    sockets.commit(await sockets.prepare({bind: policy(bind) for bind in (lost, well)}))
+    change = await sockets.prepare({bind: policy(bind, 32, "0666") for bind in (lost, well)})
+    os.rename(tmp_path / "lost.sock", tmp_path / "aside")
+    others = tmp_path / "lost.sock"
+    others.write_text("another's")
+    others.chmod(0o600)
+    with pytest.raises(EnvironmentFault) as caught:
+        sockets.commit(change)
+    assert str(caught.value) == f"the mode of {lost} stays 0660: another file has its path"
+    assert caught.value.path == ("listener", "web", "mode")
+    assert stat.S_IMODE(others.stat().st_mode) == 0o600
+    assert stat.S_IMODE(os.stat(tmp_path / "well.sock").st_mode) == 0o666
+    os.rename(tmp_path / "aside", others)
+    sockets.commit(await sockets.prepare({bind: policy(bind, 32, "0666") for bind in (lost, well)}))
+    assert stat.S_IMODE(others.stat().st_mode) == 0o666
+    sockets.close()
+
+
 # Inherited sockets
 
 
@@ -278,7 +339,7 @@ async def test_a_change_keeps_what_stays_and_closes_what_goes(tmp_path: Path) ->
     second = await sockets.prepare(wanted_binds([listener(kept, backlog=32)]))
     assert second.opened == []
     assert first.fds(1, ()) == ((kept, gone, unix), [first.bounds[bind].fd(1) for bind in (kept, gone, unix)])
-    assert second.fds(1, {kept}) == ((), [])
+    assert second.fds(1, {first.bounds[kept]}) == ((), [])
     sockets.commit(second)
     assert os.listdir(tmp_path) == []
     assert second.bounds[kept].policy.backlog == 32
@@ -411,7 +472,7 @@ def handed_over(old: Sockets) -> tuple[Handover, int, int]:
     """What a new process has of them; and both ends of the socket by which it says that it serves."""
     reader, writer = (end.detach() for end in socket.socketpair())
     handed = {name: [os.dup(fd) for fd in fds] for name, fds in old.handed().items()}
-    return Handover({VARIABLE: json.dumps({"sockets": handed, "ready": writer})}), reader, writer
+    return Handover({VARIABLE: json.dumps({"sockets": handed, "files": old.files(), "ready": writer})}), reader, writer
 
 
 @pytest.mark.parametrize(("before", "after"), [(2, 2), (1, 3), (3, 1)])
@@ -460,6 +521,27 @@ async def test_a_unix_sockets_file_is_the_successors(tmp_path: Path) -> None:
         downstream.connect(f"{tmp_path}/kept.sock")
     new.close()
     assert os.listdir(tmp_path) == []
+    os.close(reader)
+    await handover.wait_alone()
+
+
+async def test_a_successor_opens_anew_what_its_predecessor_has_lost(tmp_path: Path) -> None:
+    kept, gone = tmp_path / "kept.sock", tmp_path / "gone.sock"
+    old = sockets_for(1)
+    old.commit(await old.prepare(wanted_binds([listener(f"unix:{kept}", f"unix:{gone}")])))
+    handover, reader, _ = handed_over(old)
+    kept.unlink()
+    gone.unlink()
+    gone.write_text("another's")
+    new = Sockets(1, nothing(), handover)
+    new.commit(await new.prepare(wanted_binds([listener(f"unix:{kept}")])))
+    assert handover.finish()
+    old.close(keep_files=True)
+    with socket.socket(socket.AF_UNIX) as downstream:
+        downstream.connect(str(kept))
+    assert gone.read_text() == "another's"
+    new.close()
+    assert os.listdir(tmp_path) == ["gone.sock"]
     os.close(reader)
     await handover.wait_alone()
 

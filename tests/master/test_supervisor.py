@@ -267,6 +267,26 @@ async def test_a_plan_reaches_all_and_brings_only_new_sockets() -> None:
         assert [slot.generation for slot in crew.supervisor.slots] == [2, 2]
 
 
+async def test_a_bind_whose_socket_is_another_one_is_sent_again_and_taken_back_by_a_refusal() -> None:
+    crew = Crew(2)
+    async with running(crew):
+        assert await crew.supervisor.apply(plan(2, "a", "b", anew="a")) == ""
+        assert [m.sockets for m in crew.at(0).heard if isinstance(m, Configure)] == [("a",), ("a", "b")]
+        crew.at(1).behaviour = refuse
+        assert await crew.supervisor.apply(plan(3, "a", "b", anew="b")) != ""
+        assert [m.sockets for m in crew.at(0).heard if isinstance(m, Configure)][2:] == [("a", "b"), ("a", "b")]
+
+
+async def test_descriptors_that_cannot_be_copied_refuse_a_plan_and_nothing_else() -> None:
+    crew = Crew(2)
+    async with running(crew):
+        error = await crew.supervisor.apply(plan(2, "a", "b", fd=-1))
+        assert error == "worker 0 cannot be told: Bad file descriptor; worker 1 cannot be told: Bad file descriptor"
+        assert [slot.generation for slot in crew.supervisor.slots] == [1, 1]
+        assert await crew.supervisor.apply(plan(3, "a", "b")) == ""
+        assert [worker.generations for worker in crew.workers] == [[1, 3], [1, 3]]
+
+
 async def test_a_refusal_by_one_takes_all_back() -> None:
     crew = Crew(3)
     crew.next[1] = refuse

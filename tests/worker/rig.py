@@ -185,6 +185,7 @@ class Rig:
         self.generation = 0
         self.held: set[str] = set()  # binds whose sockets the worker has
         self._bounds: dict[str, Bound] = {}
+        self._replaced: list[socket.socket] = []  # noqa: TID251 - that the worker still has
         self._files = (self.file("lbd.log"), self.file("access.log") if has_access_log else -1)
         self._stack = AsyncExitStack()
         logger = logging.getLogger("lbd")
@@ -233,6 +234,13 @@ class Rig:
         self._bounds[bound.name] = bound
         return bound
 
+    def replace(self, bound: Bound) -> None:
+        """Another socket for this bind, with another port so that they are not mistaken for each other; the next apply() brings it."""
+        other = Bound()
+        self.held.remove(bound.name)
+        self._replaced.append(bound.sock)
+        bound.sock, bound.port = other.sock, other.port
+
     def apply(
         self,
         listeners: Sequence[ListenerPolicy],
@@ -263,6 +271,9 @@ class Rig:
             raise
         for bind in self.held - set(wanted):
             self._bounds[bind].sock.close()
+        for sock in self._replaced:
+            sock.close()
+        self._replaced.clear()
         self.generation += 1
         self.held = set(wanted)
 

@@ -101,6 +101,20 @@ async def test_a_configuration_without_its_sockets_changes_nothing(tmp_path: Pat
             assert await downstream.get("/") == (200, b"one")
 
 
+async def test_a_socket_that_replaces_another_takes_over_and_nobody_in_its_queue_is_lost(tmp_path: Path) -> None:
+    async with Rig(tmp_path) as rig:
+        web = rig.listen()
+        listener = web.listener("web", answering("old", "old"))
+        rig.apply([listener])
+        async with web.connect() as kept, web.connect_at_once() as queued:
+            rig.replace(web)
+            rig.apply([replace(listener, routes=(answering("new", "new"),))])
+            assert await kept.get("/") == (200, b"new")
+            assert await queued.get("/") == (200, b"new")
+            async with web.connect() as downstream:
+                assert await downstream.get("/") == (200, b"new")
+
+
 async def test_a_listener_that_stays_keeps_its_connections(tmp_path: Path) -> None:
     """The next request on them sees what is new: routes, clusters, limits."""
     async with Rig(tmp_path) as rig:
