@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.utils import CryptographyDeprecationWarning
 
 from lbd.errors import EnvironmentFault
+from lbd.master.ciphers import is_known
 from lbd.proxy.tls_material import KeyPair, load_pair
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
     from lbd.config.positions import KeyPath
 
-__all__ = ["day_of", "read_authorities", "read_pair"]
+__all__ = ["check_use", "day_of", "read_authorities", "read_pair"]
 
 LARGEST = 1 << 20  # bytes of a PEM file; the largest bundle of authorities has a quarter of that
 
@@ -47,11 +48,18 @@ def read_pair(cert: Path, key: Path, path: KeyPath, now: float, prefix: str = ""
         not_before = max(each.not_valid_before_utc.timestamp() for each in chain)
         not_after = min(each.not_valid_after_utc.timestamp() for each in chain)
         pair = KeyPair(chain_pem, key_pem, names_of(chain[0]), not_before, not_after)
-    try:
-        load_pair(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), pair)
-    except ssl.SSLError as error:  # a key too short for OpenSSL's level of security, for instance
-        raise EnvironmentFault(f"OpenSSL does not take {cert}: {(error.reason or str(error)).lower().replace('_', ' ')}", path) from None
     return pair, doubts_about(cert, chain, cert_path, now)
+
+
+def check_use(pair: KeyPair, ciphers: str, cert: Path, path: KeyPath) -> None:
+    """OpenSSL would use it with this list, which may ask for a level of security for which a key is too short (@SECLEVEL)."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        if is_known(ciphers):  # or the list is a fault of its own
+            context.set_ciphers(ciphers)
+        load_pair(context, pair)
+    except ssl.SSLError as error:
+        raise EnvironmentFault(f"OpenSSL does not take {cert}: {(error.reason or str(error)).lower().replace('_', ' ')}", path) from None
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from lbd.errors import EnvironmentFault
 if TYPE_CHECKING:
     from lbd.config.positions import KeyPath
 
-__all__ = ["check_ciphers"]
+__all__ = ["check_ciphers", "is_known"]
 
 SEPARATORS = re.compile(r"[:;, ]+")
 TLS_1_3 = re.compile(r"TLS_[A-Z0-9]+_[A-Z0-9_]*SHA(256|384)")  # unlike those before they do not say with which key: no _WITH_

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from lbd.errors import EnvironmentFault
 from lbd.master.certificates import read_authorities
-from lbd.master.ciphers import check_ciphers
 from lbd.master.faults import Faults
 from lbd.master.readings import NOTHING, Reader, Reading, Standing, Wanted, stamps_of
 
@@ -64,9 +63,8 @@ def read_cluster(wanted: Wanted, base: Path, now: float, standing: Standing, sha
     stamps = stamps_of(wanted.files)
     policy: ClusterTlsPolicy = wanted.policy
     path: KeyPath = ("cluster", wanted.name, "tls")
-    reader = Reader(now, standing)
+    reader = Reader(now, standing, path, policy.ciphers)
     reader.read_authorities(partial(authorities_of, policy, base, path, {} if shared is None else shared))
-    reader.check(partial(check_ciphers, policy.ciphers, path))
     if policy.client_cert and policy.client_key:
         reader.read_pair(base / policy.client_cert, base / policy.client_key, path, "client_")
     return reader.reading(stamps)

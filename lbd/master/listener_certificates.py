@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lbd.master.certificates import read_authorities
-from lbd.master.ciphers import check_ciphers
 from lbd.master.faults import Faults
 from lbd.master.readings import NOTHING, Reader, Reading, Standing, Wanted, stamps_of
 
@@ -47,13 +46,12 @@ def read_listener(wanted: Wanted, base: Path, now: float, standing: Standing) ->
     stamps = stamps_of(wanted.files)
     policy: ListenerTlsPolicy = wanted.policy
     path: KeyPath = ("listener", wanted.name, "tls")
-    reader = Reader(now, standing)
+    reader = Reader(now, standing, path, policy.ciphers)
     offset = 1 if policy.cert or policy.key else 0
     for index, pair in enumerate(policy.pairs()):
         own = path if index < offset else (*path, "certificates", index - offset)
         reader.read_pair(base / pair.cert, base / pair.key, own)
     if policy.client_ca:
         reader.read_authorities(partial(read_authorities, base / policy.client_ca, (*path, "client_ca")))
-    reader.check(partial(check_ciphers, policy.ciphers, path))
-    reader.keep_names_apart(path)
+    reader.keep_names_apart()
     return reader.reading(stamps)

@@ -17,7 +17,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lbd.errors import EnvironmentFault
-from lbd.master.certificates import read_pair
+from lbd.master.certificates import check_use, read_pair
+from lbd.master.ciphers import check_ciphers
 from lbd.master.faults import Faults
 from lbd.proxy.tls_material import KeyPair, TlsMaterial
 
@@ -88,8 +89,11 @@ def stamp_of(file: Path) -> Stamp:
 class Reader:
     """Reads the files of one listener or cluster, one after the other; reading() is what comes of all of them."""
 
-    def __init__(self, now: float, standing: Standing) -> None:
+    def __init__(self, now: float, standing: Standing, path: KeyPath, ciphers: str) -> None:
+        """`path` is that of the table with all keys, `ciphers` one of them."""
         self._now = now
+        self._path = path
+        self._ciphers = ciphers
         self._standing = standing
         self._faults = Faults()
         self._doubts: list[EnvironmentFault] = []
@@ -102,6 +106,7 @@ class Reader:
         known = self._standing.pairs.get((cert, key))
         try:
             pair, doubts = read_pair(cert, key, path, self._now, prefix)
+            check_use(pair, self._ciphers, cert, path)
         except EnvironmentFault as fault:
             if known is None or not self._standing.is_renewal:
                 self._faults.found += fault.each()
@@ -125,16 +130,11 @@ class Reader:
             else:
                 self._faults.found += fault.each()
 
-    def check(self, check: Callable[[], list[EnvironmentFault]]) -> None:
-        """Something besides the files, which gives doubts or raises."""
-        with self._faults.gather():
-            self._doubts += check()
-
-    def keep_names_apart(self, path: KeyPath) -> None:
+    def keep_names_apart(self) -> None:
         """Which of two certificates would a name get? Of two that are in the way of one another, the new ones are not used."""
         while clash := first_clash([pair for _, pair in self._pairs]):
             name, one, other = clash
-            fault = EnvironmentFault(f"two certificates are for {name}, number {one + 1} and number {other + 1}; keep one", path)
+            fault = EnvironmentFault(f"two certificates are for {name}, number {one + 1} and number {other + 1}; keep one", self._path)
             fresh = [number for number in (one, other) if self._standing.pairs.get(self._pairs[number][0]) != self._pairs[number][1]]
             if not self._standing.is_renewal or not fresh:
                 self._faults.found.append(fault)
@@ -146,6 +146,8 @@ class Reader:
 
     def reading(self, stamps: tuple[Stamp, ...]) -> Reading:
         """EnvironmentFault: everything that is wrong."""
+        with self._faults.gather():
+            self._doubts += check_ciphers(self._ciphers, self._path)
         self._faults.raise_all()
         material = TlsMaterial(tuple(pair for _, pair in self._pairs), self._authorities)
         return Reading(material, stamps, dict(self._pairs), tuple(self._doubts), tuple(self._refused))

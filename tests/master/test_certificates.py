@@ -177,6 +177,12 @@ def test_unknown_ciphers(authority: Authority, tmp_path: Path) -> None:
     assert found == ['lb.toml:4: listener.web.tls.ciphers: OpenSSL knows no cipher "NONSENSE", so that "!NONSENSE" changes nothing']
 
 
+def test_a_key_too_short_for_the_level_that_its_ciphers_ask_for(authority: Authority, tmp_path: Path) -> None:
+    """Or the workers would find out, one after the other."""
+    (found,) = complaints(tmp_path, '{ cert = "a.pem", key = "a.key", ciphers = "DEFAULT:@SECLEVEL=5" }')
+    assert found == "lb.toml:4: listener.web.tls: OpenSSL does not take a.pem: ee key too small"
+
+
 def test_authorities_that_are_not_there(authority: Authority, tmp_path: Path) -> None:
     found = complaints(tmp_path, '{ cert = "a.pem", key = "a.key", client_ca = "nobody.pem" }')
     assert found == ["lb.toml:4: listener.web.tls.client_ca: nobody.pem cannot be read: no such file or directory"]
