@@ -43,6 +43,7 @@ UNRECOGNIZED_NAME = b"\x15\3\3\0\2\2\x70"  # a record with a fatal alert (RFC 84
 STRANGER = "it asks for a name that no certificate is for, or for none (strict_sni)"
 NO_NAME = "it asks for a name that is none: not all of it is ASCII (SNI)"
 HELP = b"400 Bad Request\nThis port speaks TLS: write https:// in front of the address.\n"
+Name = tuple[tuple[tuple[str, str], ...], ...]  # as the ssl module has it: parts, each of which may have several values
 # RFC 4514, 3: the short names of what a subject may have.
 SHORT = {
     "commonName": "CN", "localityName": "L", "stateOrProvinceName": "ST", "organizationName": "O", "organizationalUnitName": "OU",
@@ -219,10 +220,8 @@ def identity_fields(tls: ssl.SSLObject) -> bytes:
     if not der:
         return b"X-Client-Cert-Verify: NONE\r\n"
     told: dict[str, Any] = tls.getpeercert() or {}
-    subject = ",".join(
-        "+".join(f"{SHORT.get(name, name)}={escaped(value)}" for name, value in relative) for relative in reversed(told.get("subject", ()))
-    )
-    others = ",".join(f"{kind}:{escaped(str(value))}" for kind, value in told.get("subjectAltName", ()))
+    subject = distinguished(told.get("subject", ()))
+    others = ",".join(f"{kind}:{escaped(alternative(value))}" for kind, value in told.get("subjectAltName", ()))
     return b"X-Client-Cert-Verify: SUCCESS\r\nX-Client-Cert-Subject: %b\r\nX-Client-Cert-San: %b\r\nX-Client-Cert-Fingerprint: %b\r\n" % (
         printable(subject),
         printable(others),
@@ -230,9 +229,22 @@ def identity_fields(tls: ssl.SSLObject) -> bytes:
     )
 
 
+def distinguished(name: Name) -> str:
+    """A subject as RFC 4514 writes it: the last part first."""
+    return ",".join("+".join(f"{SHORT.get(kind, kind)}={escaped(value)}" for kind, value in relative) for relative in reversed(name))
+
+
+def alternative(value: str | Name) -> str:
+    """A directory name (DirName) is a subject too."""
+    return value if isinstance(value, str) else distinguished(value)
+
+
 def escaped(value: str) -> str:
-    """RFC 4514, 2.4: what separates the parts must not be in one of them."""
-    return "".join(f"\\{letter}" if letter in ',+"\\<>;=' else letter for letter in value)
+    """RFC 4514, 2.4: what separates the parts must not be in one of them, and what readers would strip or take for hex is marked."""
+    text = "".join(f"\\{letter}" if letter in ',+"\\<>;=' else letter for letter in value)
+    if text.endswith(" "):
+        text = text[:-1] + "\\ "
+    return f"\\{text}" if text[:1] in (" ", "#") else text
 
 
 def printable(text: str) -> bytes:

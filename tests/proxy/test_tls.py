@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import ssl
+from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 import pytest
+from cryptography import x509
 
 from lbd.proxy.listener import Http2Policy, ListenerPolicy
-from lbd.proxy.tls import Termination, identity_fields, printable
+from lbd.proxy.tls import Termination, escaped, identity_fields, printable
 from lbd.proxy.tls_material import KeyPair, TlsMaterial
 from lbd.proxy.tls_policy import ListenerTlsPolicy
-from tests.support.certificates import Authority, client_context
+from tests.support.certificates import Authority, Signer, client_context
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -127,6 +129,60 @@ def test_a_client_certificate_as_fields(authority: Authority, material: TlsMater
     assert fields[b"X-Client-Cert-San"] == b"email:ann@example.com"
     assert fields[b"X-Client-Cert-Subject"].startswith((b"O=", b"OU="))
     assert len(fields[b"X-Client-Cert-Fingerprint"]) == 64
+
+
+def told_of(shown: Signer, root: Signer, material: TlsMaterial, tmp_path: Path) -> dict[bytes, bytes]:
+    """The fields about a certificate made by hand."""
+    pair = Authority(tmp_path / "shown").write("shown", shown.pem, shown.private)
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.check_hostname, client.verify_mode = False, ssl.CERT_NONE
+    client.load_cert_chain(*pair)
+    _, end = shaken(Termination(policy(), TlsMaterial(material.pairs, root.pem.decode())).context, client, "a.example")
+    return dict(line.split(b": ", 1) for line in identity_fields(end).split(b"\r\n") if line)
+
+
+def test_names_of_every_kind(material: TlsMaterial, tmp_path: Path) -> None:
+    directory = x509.Name([x509.NameAttribute(x509.NameOID.ORGANIZATION_NAME, "a, b"), x509.NameAttribute(x509.NameOID.COMMON_NAME, "c=d")])
+    root = Signer("root")
+    names = (
+        "a,DNS:admin",
+        x509.DirectoryName(directory),
+        x509.UniformResourceIdentifier("spiffe://x/y"),
+        x509.RFC822Name("a@b"),
+        x509.IPAddress(ip_address("10.0.0.1")),
+        x509.RegisteredID(x509.ObjectIdentifier("1.2.3.4")),
+        x509.OtherName(x509.NameOID.COMMON_NAME, b"\x0c\1A"),
+    )
+    fields = told_of(Signer("ann", root, names=names), root, material, tmp_path)
+    assert fields[b"X-Client-Cert-San"] == (
+        rb"DNS:a\,DNS:admin,DirName:CN\=c\\\=d\,O\=a\\\, b,URI:spiffe://x/y,email:a@b,IP Address:10.0.0.1,Registered ID:1.2.3.4,"
+        rb"othername:\<unsupported\>"
+    )
+
+
+def test_a_subject_with_what_rfc_4514_wants_escaped(material: TlsMaterial, tmp_path: Path) -> None:
+    root = Signer("root")
+    subject = x509.Name(
+        [
+            x509.NameAttribute(x509.NameOID.COMMON_NAME, "eve, CN=admin\r\n"),
+            x509.NameAttribute(x509.NameOID.ORGANIZATION_NAME, " lead "),
+            x509.NameAttribute(x509.NameOID.ORGANIZATIONAL_UNIT_NAME, "#hex"),
+        ]
+    )
+    fields = told_of(Signer(subject, root, names=["eve"]), root, material, tmp_path)
+    assert fields[b"X-Client-Cert-Subject"] == rb"OU=\#hex,O=\ lead\ ,CN=eve\, CN\=admin%0D%0A"
+
+
+def test_a_name_with_a_nul_is_told_whole(material: TlsMaterial, tmp_path: Path) -> None:
+    """CVE-2026-47778: who stops at the NUL takes a stranger for admin.example."""
+    root = Signer("root")
+    fields = told_of(Signer("eve", root, names=["admin.example\0.evil.test"]), root, material, tmp_path)
+    assert fields[b"X-Client-Cert-San"] == b"DNS:admin.example%00.evil.test"
+
+
+@pytest.mark.parametrize(("value", "expected"), [("", ""), (" ", "\\ "), ("  ", "\\ \\ "), ("a", "a"), ("a#", "a#"), ("\\", "\\\\")])
+def test_blanks_and_hashes_at_the_edges(value: str, expected: str) -> None:
+    assert escaped(value) == expected
 
 
 def test_no_client_certificate(authority: Authority, material: TlsMaterial) -> None:

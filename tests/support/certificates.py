@@ -52,14 +52,14 @@ class Authority:
         return context
 
 
-Names = Sequence[str | bytes]
+Names = Sequence[str | bytes | x509.GeneralName]
 
 
 class Signer:
     """A certificate made by hand, of anybody, and what it signs: for chains that no authority would issue."""
 
     def __init__(self, subject: str | x509.Name, above: Signer | None = None, *, days: float = 30.0, names: Names = ()) -> None:
-        """`names` are of DNS, or the bytes of the extension that should have them. `days`: until its end."""
+        """`names` are of DNS if nothing else is said, or the bytes of the extension that should have them. `days`: until its end."""
         now = datetime.now(UTC)
         self.key = ec.generate_private_key(ec.SECP256R1())
         self.subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, subject)]) if isinstance(subject, str) else subject
@@ -71,8 +71,8 @@ class Signer:
         for raw in (name for name in names if isinstance(name, bytes)):
             oid = ExtensionOID.SUBJECT_ALTERNATIVE_NAME
             builder = builder.add_extension(x509.UnrecognizedExtension(oid, raw), critical=False)
-        if hosts := [x509.DNSName(name) for name in names if isinstance(name, str)]:
-            builder = builder.add_extension(x509.SubjectAlternativeName(hosts), critical=False)
+        if listed := [x509.DNSName(name) if isinstance(name, str) else name for name in names if not isinstance(name, bytes)]:
+            builder = builder.add_extension(x509.SubjectAlternativeName(listed), critical=False)
         self.certificate = builder.sign((above or self).key, hashes.SHA256())
 
     @property
