@@ -13,7 +13,7 @@ from lbd.cluster.tls_policy import ClusterTlsPolicy
 from lbd.config.fields import Field, fields_of
 from lbd.config.grammar import GRAMMARS, PAIR_GRAMMARS
 from lbd.config.secret import SECRETS, guarded
-from lbd.config.suggest import closest, foreign_balance, unknown_key
+from lbd.config.suggest import closest, foreign_balance, old_tls, unknown_key
 from lbd.config.text import Expanded
 from lbd.config.units import kind_of, parse_count, parse_duration, parse_ratio, parse_size
 from lbd.policy import Choice, Count, Duration, Ratio, Secret, Size, Text
@@ -294,6 +294,8 @@ def check_choice(text: str, field: Field) -> None:
     assert isinstance(field.mark, Choice)
     if text in field.mark.words:
         return
+    if field.name == "min_version" and old_tls(text):
+        raise ValueError(f'there is no "{text}": below 1.2 TLS is broken and not spoken (RFC 8996); write "1.2" or "1.3"')
     meant = (foreign_balance(text) if field.name == "balance" else "") or closest(text, field.mark.words)
     words = [f'"{word}"' for word in field.mark.words]
     written = f"one of {', '.join(words[:-1])} and {words[-1]}" if len(words) > 1 else words[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from typing import TYPE_CHECKING
 
 from lbd.config.fields import fields_of
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
     from lbd.config.positions import KeyPath
 
-__all__ = ["closest", "foreign_balance", "unknown_key", "unknown_name"]
+__all__ = ["closest", "foreign_balance", "old_tls", "unknown_key", "unknown_name"]
 
 # What HAProxy, nginx, Envoy, Traefik and Caddy call it -> what we do; the first that the table has.
 FOREIGN_KEYS = {
@@ -42,6 +43,7 @@ FOREIGN_BALANCES = {
     "ringhash": "consistent-hash", "uri": "consistent-hash", "urihash": "consistent-hash", "header": "consistent-hash",
     "cookie": "consistent-hash", "ewma": "peak-ewma", "leasttime": "peak-ewma", "latency": "peak-ewma",
 }  # fmt: skip
+OLD_TLS = re.compile(r"sslv?[23](\.0)?|(tls ?v?)?1(\.[01])?")
 LIST_LIMIT = 14  # how many keys a person reads
 
 
@@ -64,6 +66,10 @@ def foreign_balance(word: str) -> str:
     return FOREIGN_BALANCES.get(normal(word), "")
 
 
+def old_tls(word: str) -> bool:
+    return OLD_TLS.fullmatch(word.lower()) is not None
+
+
 def unknown_key(key: str, path: KeyPath, keys: Iterable[str], *, policy: type | None = None, parent: type | None = None) -> str:
     """`path` is the table's; `parent` the policy of the table around it."""
     known = list(keys)
@@ -75,6 +81,8 @@ def unknown_key(key: str, path: KeyPath, keys: Iterable[str], *, policy: type | 
         if field.form == "table" and field.policy is not None and key in [inner.key for inner in fields_of(field.policy)]:
             return f"unknown key here; it belongs in [{dotted((*path, field.key))}]"
     if parent is not None and key in [field.key for field in fields_of(parent)]:
+        if isinstance(path[-1], int):  # in one table of a list
+            return f"unknown key here; it belongs in [{dotted(path[:-2])}], beside `{path[-2]}`"
         return f"unknown key here; it belongs in [{dotted(path[:-1])}], above [{dotted(path)}]"
     if near := closest(key, known):
         return f'unknown key; did you mean "{near}"?'
