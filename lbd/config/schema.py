@@ -87,7 +87,11 @@ def load_doors(path: Path, environ: Mapping[str, str]) -> Config:
 
 def is_refusable(path: KeyPath) -> bool:
     """Users, files, ports: the places of these few are kept to be told by; endpoints and routes may be very many."""
-    return path[0] in ("lbd", "log", "admin") or path[2:3] == ("tls",) or (path[0] == "listener" and path[2:3] in ((), ("bind",)))
+    return (
+        path[0] in ("lbd", "log", "admin")
+        or path[2:3] in (("tls",), ("passthrough",))
+        or (path[0] == "listener" and path[2:3] in ((), ("bind",)))
+    )
 
 
 def fill_config(file: str, document: Document, report: Report) -> Config:

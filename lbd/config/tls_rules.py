@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["check_tls", "check_upstream_tls"]
 
 PROTOCOLS = ("h2", "http/1.1")
+CIPHERS_OF_1_2 = 'has no effect with min_version = "1.3", whose ciphers cannot be chosen'
 
 
 def check_tls(listener: ListenerPolicy, path: KeyPath, report: Report) -> None:
@@ -20,10 +22,16 @@ def check_tls(listener: ListenerPolicy, path: KeyPath, report: Report) -> None:
         report.error((*path, "redirect_to_https"), "everything that no route takes would go to https, and to `cluster` as well; keep one")
     if listener.redirect_to_https and listener.tls is not None:
         report.error((*path, "redirect_to_https"), "this listener has TLS itself, so that it would redirect to itself; take it out")
+    if not listener.http2.enabled:
+        for field in fields(listener.http2):
+            if field.name != "enabled" and getattr(listener.http2, field.name) != field.default:
+                report.warn((*path, "http2", field.name), "has no effect with enabled = false")
     tls = listener.tls
     if tls is None or not report.is_sound((*path, "tls")):
         return
     path = (*path, "tls")
+    if tls.ciphers and tls.min_version == "1.3":
+        report.warn((*path, "ciphers"), CIPHERS_OF_1_2)
     if listener.protocol == "tcp":
         report.error(path, 'protocol = "tcp" hands TLS on as it is; take `tls` out, or make it protocol = "http"')
     if bool(tls.cert) != bool(tls.key):
@@ -44,7 +52,11 @@ def check_upstream_tls(cluster: ClusterPolicy, path: KeyPath, report: Report) ->
     tls = cluster.originates()
     if tls is None or not report.is_sound((*path, "tls")):
         return
+    if cluster.tls is not None and cluster.endpoints and not any(map(cluster.speaks_tls, cluster.endpoints)):
+        report.warn((*path, "tls"), "has no effect: every endpoint has tls = false")
     path = (*path, "tls")
+    if tls.ciphers and tls.min_version == "1.3":
+        report.warn((*path, "ciphers"), CIPHERS_OF_1_2)
     if bool(tls.client_cert) != bool(tls.client_key):
         has, missing = ("client_cert", "client_key") if tls.client_cert else ("client_key", "client_cert")
         report.error((*path, has), f'there is no {missing} to it; write {missing} = "{missing.removeprefix("client_")}.pem"')

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lbd.errors import EnvironmentFault
 from lbd.master.certificates import read_authorities
 from lbd.master.faults import Faults
 from lbd.master.readings import NOTHING, Reader, Reading, Standing, Wanted, stamps_of
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
 
     from lbd.config.positions import KeyPath
     from lbd.config.schema import Config
+    from lbd.proxy.listener import ListenerPolicy
+    from lbd.proxy.tls_material import TlsMaterial
     from lbd.proxy.tls_policy import ListenerTlsPolicy
 
 __all__ = ["read_listener", "read_listeners", "wanted_by_listeners"]
@@ -38,7 +42,22 @@ def read_listeners(config: Config, now: float, standing: Standing = NOTHING) -> 
         with faults.gather():
             found[wanted.name] = read_listener(wanted, Path(config.file).parent, now, standing)
     faults.raise_all()
+    for listener in config.listeners:
+        if reading := found.get(listener.name):
+            found[listener.name] = replace(reading, doubts=(*reading.doubts, *handed_on(listener, reading.material)))
     return found
+
+
+def handed_on(listener: ListenerPolicy, material: TlsMaterial) -> Iterator[EnvironmentFault]:
+    """Names that a certificate is for and that never come to it."""
+    known = [name for pair in material.pairs for name in pair.names]
+    for index, passthrough in enumerate(listener.passthrough):
+        for asked in () if passthrough.alpn else passthrough.sni:
+            pattern = asked.lower()
+            for name in known:
+                if name == pattern or (pattern.startswith("*.") and not name.startswith("*.") and name.endswith(pattern[1:])):
+                    sentence = f"a certificate of this listener is for {name}, but who asks for it is handed on; one of the two has no use"
+                    yield EnvironmentFault(sentence, ("listener", listener.name, "passthrough", index, "sni"))
 
 
 def read_listener(wanted: Wanted, base: Path, now: float, standing: Standing) -> Reading:

@@ -183,6 +183,26 @@ def test_a_key_too_short_for_the_level_that_its_ciphers_ask_for(authority: Autho
     assert found == "lb.toml:4: listener.web.tls: OpenSSL does not take a.pem: ee key too small"
 
 
+@pytest.mark.parametrize(
+    ("passthrough", "named"),
+    [
+        ('sni = ["a.example"]', "a.example"),
+        ('sni = ["*.example"]', "a.example"),
+        ('sni = ["b.example", "A.example"]', "a.example"),
+        ('sni = ["a.example"]\nalpn = ["acme-tls/1"]', ""),
+        ('sni = ["*.a.example"]', ""),
+        ('alpn = ["h3"]', ""),
+    ],
+)
+def test_a_name_that_is_handed_on_has_no_use_for_a_certificate(authority: Authority, tmp_path: Path, passthrough: str, named: str) -> None:
+    file = tmp_path / "lb.toml"
+    file.write_text(TEXT.format(tls=PAIR) + f'[[listener.web.passthrough]]\n{passthrough}\ncluster = "web"\n')
+    config = load_config(file, {})
+    found = [line for doubt in read_listeners(config, wall_clock())["web"].warnings() for line in config.describe(doubt)]
+    sentence = f"a certificate of this listener is for {named}, but who asks for it is handed on; one of the two has no use"
+    assert found == ([f"{file}:8: listener.web.passthrough[1].sni: {sentence}"] if named else [])
+
+
 def test_authorities_that_are_not_there(authority: Authority, tmp_path: Path) -> None:
     found = complaints(tmp_path, '{ cert = "a.pem", key = "a.key", client_ca = "nobody.pem" }')
     assert found == ["lb.toml:4: listener.web.tls.client_ca: nobody.pem cannot be read: no such file or directory"]
