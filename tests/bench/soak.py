@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.bench.singles import established
-from tests.support.chaos import BROKEN, ChangingText, Rest, at_rest, look
+from tests.support.chaos import BROKEN, BUDGET_OF_WHO_COMES, ChangingText, Rest, at_rest, look
 from tests.support.idload import IdLoad
 from tests.support.origins import NginxOrigin
 from tests.support.processes import LbdDaemon, start_lbd, wait_until
@@ -134,7 +134,7 @@ def judge(storm: Storm, counts: Counts, before: Rest, after: Rest) -> list[str]:
 def soak(directory: Path, seconds: float, pure: bool) -> list[str]:
     with ExitStack() as stack:
         origins = [stack.enter_context(NginxOrigin(directory / "origins", name=f"origin-{number}")) for number in range(3)]
-        text = ChangingText([origin.port for origin in origins], fewest=2)
+        text = ChangingText([origin.port for origin in origins], fewest=2, retry=BUDGET_OF_WHO_COMES)
         lbd = stack.enter_context(start_lbd(str(text), directory / "lbd", pure=pure))
         storm = Storm(lbd, text, origins, random.Random(1))
         shares = {"connections": 32, "close": 5, "pipeline": 10, "pause": 2}

@@ -13,7 +13,7 @@ import pytest
 
 from tests.bench.loader import hold_connections
 from tests.bench.singles import established
-from tests.support.chaos import ChangingText, at_rest
+from tests.support.chaos import BUDGET_OF_WHO_COMES, ChangingText, at_rest
 from tests.support.idload import NO_COMPILER, IdLoad, find_compiler
 from tests.support.origins import NginxOrigin
 from tests.support.processes import LbdDaemon, start_lbd, wait_until
@@ -113,7 +113,7 @@ def serving(lbd: LbdDaemon) -> int:
 def test_every_answer_goes_to_who_asked(origins: list[NginxOrigin], tmp_path: Path) -> None:
     """Some hundred thousand requests while the configuration changes, endpoints die and pools are emptied."""
     faulthandler.cancel_dump_traceback_later()  # pytest's, which takes a minute for a test that hangs
-    text = ChangingText([origin.port for origin in origins], fewest=2)
+    text = ChangingText([origin.port for origin in origins], fewest=2, retry=BUDGET_OF_WHO_COMES)
     choose = random.Random(7)
     reloads = kills = 0
     with start_lbd(str(text), tmp_path) as lbd:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections import Counter
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.support.chaos import BROKEN, ChangingText
+from tests.support.chaos import BROKEN, SHAPE, ChangingText
 from tests.support.idload import NO_COMPILER, IdLoad, find_compiler
 from tests.support.origins import NginxOrigin
-from tests.support.ports import needs_filters
+from tests.support.ports import may_filter, needs_filters
 from tests.support.processes import start_lbd, wait_until
 
 if TYPE_CHECKING:
@@ -28,30 +29,52 @@ def origin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NginxOrigin]:
 
 
 def test_200_reloads_under_load_fail_nothing(origin: NginxOrigin, tmp_path: Path) -> None:
-    """Half of them change something: endpoints, routes, balances, pools, another listener; every twentieth file is broken."""
+    """Half of them change endpoints, routes or binds, as their own reports say, and some of these balances and pools too; every twentieth
+    file is broken. The listener under load has a second bind that comes and goes, with clients wherever it is there."""
     text = ChangingText(origin.ports)
-    broken = 0
-    with start_lbd(str(text), tmp_path) as lbd, IdLoad(text.port, connections=32, post=10, body=20_000, close=5, pipeline=10) as load:
+    broken = came = 0
+    changed: Counter[str] = Counter()
+    with (
+        start_lbd(str(text), tmp_path) as lbd,
+        IdLoad(text.port, connections=32, post=10, body=20_000, close=5, pipeline=10) as load,
+        IdLoad(text.second_port, connections=4, close=20, pause=5) as second,
+    ):
         for number in range(RELOADS):
-            if number % 20 == 13:
+            if number % 20 == 12:
                 before = lbd.json("/api/v1/status")["generation"]
                 lbd.reload(str(text) + BROKEN[broken % len(BROKEN)])
                 broken += 1
                 assert lbd.json("/api/v1/status")["generation"] == before
                 continue
             if number % 2:
+                had_second = text.has_second
                 text.change()
+                came += text.has_second and not had_second
             lbd.reload(str(text))
-        counts = load.stop().assert_clean(5_000)
-        print(counts)
+            changed.update(changed_by(lbd.json("/api/v1/status")["last_reload"]))
+        text.has_second = True
+        lbd.reload(str(text))
+        goes_on(second)
+        counts, others = load.stop().assert_clean(5_000), second.stop()
+        print(f"{counts}, at the second bind {others}; changed {dict(changed)}")
+        assert changed["any"] >= RELOADS // 2
+        assert min(changed[kind] for kind in SHAPE) >= RELOADS // 8
+        assert others.failed == others.refused > 0 or not may_filter(), others  # while it is not there
         assert lbd.metric("lbd_reloads_total", result="failed") == broken == RELOADS // 20
-        assert lbd.metric("lbd_reloads_total", result="ok") == RELOADS - broken
-        assert lbd.metric("lbd_config_generation") == RELOADS - broken + 1
+        assert lbd.metric("lbd_reloads_total", result="ok") == RELOADS - broken + 1
+        assert lbd.metric("lbd_config_generation") == RELOADS - broken + 2
         # Requests are counted by route, and those routes that left took their numbers along; the listener stayed.
         connections = lbd.metric("lbd_downstream_connections_total", listener="web")
-        assert counts.reconnects <= connections <= counts.reconnects + 32  # the last of each are not replaced
+        reconnects = counts.reconnects + others.reconnects
+        assert reconnects <= connections <= reconnects + 32 + 4 * (came + 1)  # the last, and those after a refusal, replace none
         assert lbd.metric("lbd_faults_total") == 0
         assert lbd.metric("lbd_worker_restarts_total") == 0
+
+
+def changed_by(report: dict[str, Any]) -> list[str]:
+    """Which of SHAPE it says are others now, and "any" if there is one."""
+    kinds = [kind for kind in SHAPE if any(report[kind][how] for how in ("added", "removed", "changed"))]
+    return [*kinds, "any"] if kinds else []
 
 
 @needs_filters

@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from lbd.config.schema import load_config
+from lbd.master.reload import compare
+from tests.support.chaos import SHAPE, ChangingText
 from tests.support.http import Downstream, Ended, get
 from tests.support.origins import NginxOrigin, ScriptedOrigin
 from tests.support.processes import find_program
@@ -84,3 +87,18 @@ def test_the_fast_one(tmp_path: Path) -> None:
         assert [len(get(origin.port, path).body) for path in ("/", "/126", "/10k", "/1m")] == [126, 126, 10_240, 1 << 20]
         with Downstream(origin.port) as downstream:
             assert [downstream.ask("POST", "/sink", body=b"p" * 65_536).body for _ in range(2)] == [b"taken\n"] * 2
+
+
+def test_every_change_of_a_changing_text_is_one_of_endpoints_routes_or_binds(tmp_path: Path) -> None:
+    file = tmp_path / "lb.toml"
+    for seed in range(10):
+        text = ChangingText([1, 2, 3], fewest=2, seed=seed)
+        file.write_text(str(text))
+        before = load_config(file, {})
+        for _ in range(30):
+            text.change()
+            file.write_text(str(text))
+            after = load_config(file, {})
+            report = compare(before, after, 1)
+            assert any(report.kinds[kind] for kind in SHAPE), report.line()
+            before = after

@@ -18,7 +18,7 @@ from tests.support.processes import wait_until
 if TYPE_CHECKING:
     from tests.support.processes import LbdDaemon
 
-__all__ = ["BROKEN", "ChangingText", "Rest", "at_rest", "look"]
+__all__ = ["BROKEN", "BUDGET_OF_WHO_COMES", "SHAPE", "ChangingText", "Rest", "at_rest", "look"]
 
 BALANCES = ("round-robin", "least-requests", "power-of-two", "random", "consistent-hash", "maglev", "peak-ewma")
 # What a broken file looks like: an unknown key, half a table, a value of the wrong type, a cluster that is not there.
@@ -29,6 +29,10 @@ BROKEN = (
     '\n[listener.lost]\nbind = "127.0.0.1:1"\ncluster = "no"\n',
 )
 
+SHAPE = ("endpoints", "routes", "binds")  # what the report of a reload has by these names
+MOST_ROUTES = 20
+# For whoever kills endpoints while clusters come and go: a cluster of which there were no requests yet has no share of them for retries.
+BUDGET_OF_WHO_COMES = "budget_min = 1000"
 FAST_IDLE = 'idle_timeout = "1s"'  # so that nobody waits long for it to come to rest
 GAUGED = 1.5  # seconds in which each worker has put its gauges anew; it does once a second
 
@@ -36,17 +40,19 @@ GAUGED = 1.5  # seconds in which each worker has put its gauges anew; it does on
 class ChangingText:
     """The text of a configuration; `change()` makes another one of it that serves the same requests in another way.
 
-    `port` always listens; `extra_port` belongs to a listener that comes and goes.
+    `port` always listens; `second_port` belongs to the same listener, and `extra_port` to another one: these come and go.
     """
 
-    def __init__(self, endpoints: list[int], *, workers: int = 2, fewest: int = 1, seed: int = 1) -> None:
+    def __init__(self, endpoints: list[int], *, workers: int = 2, fewest: int = 1, seed: int = 1, retry: str = "") -> None:
         """`fewest`: endpoints that there must always be."""
         self.all_endpoints = endpoints
         self.endpoints = list(endpoints)
         self.workers = workers
         self.fewest = fewest
+        self.retry = retry
         self.random = random.Random(seed)
-        self.port, self.extra_port, self.admin = free_ports(3)
+        self.port, self.second_port, self.extra_port, self.admin = free_ports(4)
+        self.has_second = False
         self.has_extra = False
         self.routes = 0
         self.balance = BALANCES[0]
@@ -54,13 +60,17 @@ class ChangingText:
         self.pool = FAST_IDLE
 
     def change(self) -> None:
-        """Endpoints, routes, listeners or settings: one or more of them."""
-        for what in self.random.sample(("endpoints", "routes", "listener", "balance", "timeouts", "pool"), self.random.randint(1, 3)):
+        """Other endpoints, routes or binds than before, and up to two things more."""
+        first = self.random.choice(SHAPE)
+        others = [what for what in (*SHAPE, "listener", "balance", "timeouts", "pool") if what != first]
+        for what in (first, *self.random.sample(others, self.random.randint(0, 2))):
             match what:
                 case "endpoints":
-                    self.endpoints = self.random.sample(self.all_endpoints, self.random.randint(self.fewest, len(self.all_endpoints)))
+                    self.endpoints = self._other_endpoints()
                 case "routes":
-                    self.routes = self.random.randint(0, 20)
+                    self.routes = (self.routes + self.random.randint(1, MOST_ROUTES)) % (MOST_ROUTES + 1)
+                case "binds":
+                    self.has_second = not self.has_second
                 case "listener":
                     self.has_extra = not self.has_extra
                 case "balance":
@@ -71,22 +81,29 @@ class ChangingText:
                     kept, requests = self.random.choice((0, 1, 8, 128)), self.random.choice((0, 1, 10, 1000))
                     self.pool = f"{FAST_IDLE}, max_idle = {kept}, max_requests = {requests}"
 
+    def _other_endpoints(self) -> list[int]:
+        while True:
+            others = self.random.sample(self.all_endpoints, self.random.randint(self.fewest, len(self.all_endpoints)))
+            if set(others) != set(self.endpoints):
+                return others
+
     def calm(self) -> str:
         """Goes back to the listeners that it began with, so that what a storm has left open can be counted."""
-        self.has_extra = False
+        self.has_second = self.has_extra = False
         return str(self)
 
     def __str__(self) -> str:
         clusters = ["web", "other"] if self.routes else ["web"]
         addresses = ", ".join(f'"127.0.0.1:{port}"' for port in self.endpoints)
+        binds = ", ".join(f'"127.0.0.1:{port}"' for port in (self.port, *([self.second_port] if self.has_second else [])))
         settings = (
             f'balance = "{self.balance}"\nhash_key = "header:x-id"\nendpoints = [{addresses}]\n'
-            f'timeouts = {{ response = "{self.response}s" }}\npool = {{ {self.pool} }}'
+            f'timeouts = {{ response = "{self.response}s" }}\npool = {{ {self.pool} }}\nretry = {{ {self.retry} }}'
         )
         return "\n".join(
             [
                 f'[lbd]\nworkers = {self.workers}\n[log]\naccess = "off"\n[admin]\nbind = "127.0.0.1:{self.admin}"',
-                f'[listener.web]\nbind = "127.0.0.1:{self.port}"\ncluster = "web"\n{self._routes()}',
+                f'[listener.web]\nbind = [{binds}]\ncluster = "web"\n{self._routes()}',
                 f'[listener.extra]\nbind = "127.0.0.1:{self.extra_port}"\ncluster = "web"' if self.has_extra else "",
                 *(f"[cluster.{name}]\n{settings}" for name in clusters),
                 "",

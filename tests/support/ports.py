@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.patience import PATIENCE
 
-__all__ = ["free_port", "free_ports", "is_listening", "needs_filters", "wait_for_port"]
+__all__ = ["free_port", "free_ports", "is_listening", "may_filter", "needs_filters", "wait_for_port"]
 
 # Below the range the kernel gives to outgoing connections (ip_local_port_range starts at 32768): a port found free there can be
 # taken by any connection before its daemon binds it, which fails one test in some thousands.
