@@ -39,6 +39,7 @@ CLUSTERS = {
     "hung": ("moody", 'retry = { per_try = "300ms" }'),
     "refused": ("nobody", f"retry = {{ budget_min = 0 }}\n{NO_OUTLIERS}"),
     "careful": ("moody", f'retry = {{ on = ["connect", "reset", "timeout", 503], per_try = "300ms" }}\n{NO_OUTLIERS}'),
+    "sparing": ("moody", f"retry = {{ budget_min = 0 }}\n{NO_OUTLIERS}"),
     "patient": ("one", f'retry = {{ on = ["connect", 503] }}\n{NO_OUTLIERS}'),
     "hedged": ("moody", f'retry = {{ hedge_after = "100ms", budget = 1.0 }}\n{NO_OUTLIERS}'),
     "h2": ("h2", f'protocol = "h2"\nretry = {{ on = ["connect", "refused-stream"] }}\n{NO_OUTLIERS}'),
@@ -326,10 +327,11 @@ def test_a_status_of_grpc_is_tried_again_and_the_last_one_is_the_clients(lab: La
 
 
 def test_a_reload_keeps_what_the_budget_has_counted(lab: Lab) -> None:
-    """The requests of before still bear retries after it."""
+    """The requests of before still bear retries after it: so few as come then bear none."""
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(lambda number: timed_get(lab.ports["sparing"], number), range(300)))
+    assert {status for status, _ in results} == {200}
     lab.moody[0].stop()
     text = lab.lbd.config.read_text()
-    lab.lbd.reload(text.replace('per_try = "300ms"', 'per_try = "350ms"'))
-    with ThreadPoolExecutor(4) as pool:
-        results = list(pool.map(lambda number: timed_get(lab.ports["careful"], number), range(30)))
-    assert {status for status, _ in results} == {200}
+    lab.lbd.reload(text.replace("budget_min = 0", "budget_min = 0, attempts = 3"))
+    assert {timed_get(lab.ports["sparing"], number)[0] for number in range(4)} == {200}

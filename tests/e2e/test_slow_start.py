@@ -72,6 +72,8 @@ class Ward:
         self.lbd = lbd
         self.origins = origins
         self.ports = ports
+        self.text = lbd.config.read_text()
+        self.reloads = 1  # a connect timeout of 1 s is the default
 
     def endpoint(self, cluster: str) -> dict[str, Any]:
         """As the API has the first one."""
@@ -94,6 +96,12 @@ class Ward:
         # One more may be of before: an answer goes out first and is counted then.
         wait_until(lambda: 0 <= self.attempts(cluster) - before - counts["a"] <= 1, "the metrics to have counted the same")
         return counts["a"] / REQUESTS
+
+    def reload(self) -> None:
+        """With other settings of the clusters, each time."""
+        self.reloads += 1
+        timeouts = f'slow_start = "{SECONDS:g}s"\ntimeouts = {{ connect = "{self.reloads}s" }}'
+        self.lbd.reload(self.text.replace(f'slow_start = "{SECONDS:g}s"', timeouts))
 
     def load_until(self, cluster: str, holds: Callable[[], bool], what: str) -> None:
         def loaded() -> bool:
@@ -136,6 +144,8 @@ def test_who_comes_back_gets_a_share_that_grows(ward: Ward, cluster: str, state:
 
     shares = []
     for wait in (0.0, SECONDS / 3):
+        if wait:
+            ward.reload()  # it goes on from where it was
         time.sleep(wait)
         least = share_after(time.monotonic() - latest - TICK)
         shares.append(ward.share(cluster))

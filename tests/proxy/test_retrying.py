@@ -9,6 +9,7 @@ import trio
 
 from lbd import metrics
 from lbd.cluster.cluster import ClusterPolicy, EndpointPolicy, RetryPolicy, TimeoutPolicy
+from lbd.proxy.retry import MOST_WAIT
 from tests.support.script import Playbook
 
 if TYPE_CHECKING:
@@ -262,6 +263,25 @@ async def test_retry_after_is_obeyed(status: bytes, elsewhere: float) -> None:
             assert seconds <= trio.current_time() - began < seconds + 0.1
             up >> OK
             await play.downstream.expect(b"HTTP/1.1 200 OK", until=b"ok")
+
+
+@pytest.mark.parametrize(("asked", "is_waited_for"), [(10, True), (11, False)])
+async def test_whoever_asks_for_more_than_ten_seconds_tells_it_the_client(asked: int, is_waited_for: bool) -> None:
+    assert MOST_WAIT == 10.0
+    async with Playbook(clusters=[cluster("one:1", on=STATUSES)]) as play:
+        play.downstream >> GET
+        up, _ = await take(play)
+        up >> b"HTTP/1.1 429 Too Many Requests\r\nRetry-After: %d\r\nContent-Length: 4\r\n\r\nbusy" % asked
+        if is_waited_for:
+            up = await play.upstream(11.0)
+            await up.read_until(END)
+            up >> OK
+            await play.downstream.expect(b"HTTP/1.1 200 OK", until=b"ok")
+            return
+        answer = await play.downstream.expect(b"HTTP/1.1 429 ", until=b"busy")
+        assert b"Retry-After: 11\r\n" in answer
+        assert counted(play, metrics.RETRIES_DENIED) == {("web", "deadline"): 1}
+        assert play.lines[0].duration < 0.1  # type: ignore[attr-defined]
 
 
 # The budget
