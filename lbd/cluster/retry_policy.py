@@ -42,7 +42,7 @@ class RetryPolicy:
     # Retries are for the failures of a few. When all fail they double the load of a service that has too much already, and a fifth
     # more is what most have in reserve. Envoy and Finagle: 20 % too.
     budget: Annotated[float, Ratio(0.0, 100.0)] = 0.2  # retries, as a share of the requests of the last ten seconds, of each worker
-    budget_min: Annotated[int, Count(0, 1_000_000)] = 3  # a second, however few requests there are
+    budget_min: Annotated[int, Count(0, 1_000_000)] = 3  # a second, of each worker, however few requests it has
     hedge_after: str = ""  # "50ms", or "p95" of what answers have taken: then a second attempt begins beside the first; "" is never
 
 
