@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -46,6 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return WRONG_COMMAND
     words = parser.parse_args(given)
     act: Callable[[argparse.Namespace], int] = words.act
+    if act is not run:
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())  # what lbd/__main__.py holds for the daemon
     try:
         code = int(act(words))
         sys.stdout.flush()

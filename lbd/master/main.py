@@ -44,6 +44,7 @@ __all__ = ["run_master"]
 # Seconds within which a second signal to stop is the first one heard twice: timeout(1) sends its signal to the process and then to
 # the group, and some shells do as much.
 TWICE = 0.5
+HEARD = (signal.SIGHUP, signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 
 log = logging.getLogger("lbd.master")
 
@@ -129,7 +130,8 @@ async def _hear_signals(
     wishes: _Wishes, everything: trio.CancelScope, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
     first = 0.0
-    with trio.open_signal_receiver(signal.SIGHUP, signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2) as signals:
+    with trio.open_signal_receiver(*HEARD) as signals:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, HEARD)  # lbd/__main__.py has held some of them until now
         task_status.started()
         async for number in signals:
             if number == signal.SIGHUP:

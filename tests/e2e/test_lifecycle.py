@@ -10,6 +10,7 @@ import stat
 import sys
 import threading
 import time
+import tomllib
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -243,6 +244,37 @@ def test_workers_do_not_inherit_secrets_or_descriptors(origin: ScriptedOrigin, t
             assert os.readlink(f"/proc/{worker}/fd/0") == "/dev/null"
             targets = [os.readlink(f"/proc/{worker}/fd/{fd}") for fd in os.listdir(f"/proc/{worker}/fd")]
             assert sum(target.startswith("socket:") for target in targets) <= 6, targets  # channel, listening, trio's wake-up pair
+
+
+# Sends itself, in the middle of its first imports, what somebody else might send.
+EARLY = """\
+import os, signal, sys
+def send(event, args):
+    if event == "import" and args[0] == "lbd.cli.main":
+        for number in (signal.SIGHUP, signal.SIGUSR1):
+            os.kill(os.getpid(), number)
+sys.addaudithook(send)
+"""
+MODULE, _, FUNCTION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]["lbd"].partition(":")
+DOORS = {"-m": ["-m", "lbd"], "lbd": ["-c", f"import sys; from {MODULE} import {FUNCTION}; sys.exit({FUNCTION}())"]}
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_signals_that_come_while_it_imports_are_heard_later(origin: ScriptedOrigin, tmp_path: Path, door: str) -> None:
+    (tmp_path / "lb.toml").write_text(config(origin, f"127.0.0.1:{free_port()}"))
+    command: list[str | Path] = [sys.executable, *DOORS[door], "-c", tmp_path / "lb.toml"]
+    with Daemon(command, tmp_path, name="lbd", environment=begin_with(tmp_path, EARLY)) as lbd:
+        lbd.wait_for_log("reopened the logs")
+        lbd.wait_for_log("reloaded, generation 2: nothing has changed")
+        lbd.signal(signal.SIGTERM)
+        assert lbd.wait() == 0
+
+
+def test_a_command_that_is_no_daemon_ends_by_them(origin: ScriptedOrigin, tmp_path: Path) -> None:
+    (tmp_path / "lb.toml").write_text(config(origin, f"127.0.0.1:{free_port()}"))
+    command: list[str | Path] = [sys.executable, "-m", "lbd", "check", "-c", tmp_path / "lb.toml"]
+    with Daemon(command, tmp_path, name="lbd", environment=begin_with(tmp_path, EARLY)) as lbd:
+        assert lbd.wait() in (-signal.SIGHUP, -signal.SIGUSR1)
 
 
 # The end
