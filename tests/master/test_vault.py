@@ -196,6 +196,19 @@ async def test_of_two_that_have_expired_the_new_one_is_taken(watch: Watch) -> No
         nursery.cancel_scope.cancel()
 
 
+async def test_one_that_has_expired_stays_until_the_new_one_has_begun(watch: Watch) -> None:
+    watch.authority.issue("b", "b.example", days=1.0)
+    await watch.reload()
+    watch.now += 2 * DAY
+    watch.authority.issue("b", "b.example", begins=3.0)
+    (warning,) = await watch.reload()
+    assert "is not valid before" in warning
+    assert not watch.in_force("b")
+    watch.now += 2 * DAY
+    assert await watch.reload() == []
+    assert watch.in_force("b")
+
+
 async def test_what_is_renewed_during_a_reload_is_seen_after_it(watch: Watch) -> None:
     """Between reading the files and putting the configuration in force names are resolved, and workers are told."""
     readings = await watch.vault.first(watch.config)

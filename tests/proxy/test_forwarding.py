@@ -335,3 +335,14 @@ def test_a_mapped_network_is_one_of_ipv4(entry: str, peer: str, is_trusted: bool
 def test_trusted_proxies_are_checked(entry: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Forwarding(ForwardedPolicy(trusted_proxies=(entry,)), zeros)
+
+
+@pytest.mark.parametrize("peer", ["192.0.2.1", "10.1.1.1", "unix:"], ids=["stranger", "trusted", "trusted unix"])
+@pytest.mark.parametrize("name", ["X-Client-Cert-Subject", "x-client-cert-verify", "X_Client_Cert_Subject", "X-Client-Cert-Fingerprint"])
+def test_where_clients_show_certificates_nobody_else_speaks_of_them(peer: str, name: str) -> None:
+    """Not a trusted proxy either: the connection's own certificate is the one that has been verified."""
+    own = b"X-Client-Cert-Verify: SUCCESS\r\nX-Client-Cert-Subject: CN=ann\r\n"
+    forwarding = Forwarding(ForwardedPolicy(trusted_proxies=TRUSTED), zeros)
+    fields = fields_of(forwarding.for_connection(peer, b"https", 443, 1, own), (name, "CN=admin"), ("X-Forwarded-Proto", "http"))
+    told = [(field, value) for field, value in fields if "client" in field.lower()]
+    assert told == [("X-Client-Cert-Verify", "SUCCESS"), ("X-Client-Cert-Subject", "CN=ann")]

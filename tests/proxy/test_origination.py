@@ -132,6 +132,39 @@ async def test_a_connection_that_ends_in_the_handshake(how: str) -> None:
         assert play.lines[0].reason == "upstream_tls_failed"  # type: ignore[attr-defined]
 
 
+# Who can write on the way to an endpoint, and cannot break TLS, must not be able to answer for it (CVE-2026-1642).
+EVIL = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil"
+
+
+async def test_plain_bytes_before_a_handshake_are_no_answer() -> None:
+    async with playbook("one:1", attempts=0) as play:
+        play.downstream >> GET
+        origin = await play.upstream()
+        origin >> EVIL
+        answer = await play.downstream.read_until(END)
+        assert answer.startswith(b"HTTP/1.1 502 ")
+        assert play.lines[0].reason == "upstream_tls_failed"  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("is_answered", [False, True], ids=["before the answer", "in it"])
+async def test_plain_bytes_behind_a_handshake_are_no_answer(is_answered: bool) -> None:
+    async with playbook("one:1", attempts=0) as play:
+        play.downstream >> GET
+        origin = await play.secured()
+        await origin.read_until(END)
+        if is_answered:
+            origin >> OK[:-2]
+        (await play.latest_upstream()) >> EVIL
+        if is_answered:
+            await play.downstream.expect(b"HTTP/1.1 200", until=END)
+            await play.downstream.expect_end()
+        else:
+            assert (await play.downstream.read_until(END)).startswith(b"HTTP/1.1 502 ")
+        await trio.sleep(1.0)
+        assert play.lines[0].reason.startswith("upstream_")  # type: ignore[attr-defined]
+        assert b"evil" not in play.downstream.unseen + bytes(play.downstream.stream.inbox)
+
+
 async def test_a_client_that_gives_up_takes_the_handshake_along() -> None:
     async with playbook("one:1", attempts=0) as play:
         play.downstream >> GET

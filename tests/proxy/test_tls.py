@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import ssl
+import warnings
+from contextlib import contextmanager
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 import pytest
 from cryptography import x509
 
+from lbd.cluster.tls_policy import ClusterTlsPolicy
 from lbd.proxy.listener import Http2Policy, ListenerPolicy
+from lbd.proxy.origination import upstream_context
 from lbd.proxy.tls import Termination, escaped, identity_fields, printable
-from lbd.proxy.tls_material import KeyPair, TlsMaterial
+from lbd.proxy.tls_material import KeyPair, TlsMaterial, load_pair
 from lbd.proxy.tls_policy import ListenerTlsPolicy
 from tests.support.certificates import Authority, Signer, client_context
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 
@@ -38,10 +43,12 @@ def material(authority: Authority) -> TlsMaterial:
     return TlsMaterial(tuple(pair(authority.issue(file, *of), *of) for file, of in names.items()))
 
 
-def shaken(server: ssl.SSLContext, client: ssl.SSLContext, name: str | None) -> tuple[ssl.SSLObject, ssl.SSLObject]:
+def shaken(
+    server: ssl.SSLContext, client: ssl.SSLContext, name: str | None, session: ssl.SSLSession | None = None
+) -> tuple[ssl.SSLObject, ssl.SSLObject]:
     """Both ends of a handshake in memory."""
     up, down = ssl.MemoryBIO(), ssl.MemoryBIO()
-    ends = [client.wrap_bio(down, up, server_hostname=name), server.wrap_bio(up, down, server_side=True)]
+    ends = [client.wrap_bio(down, up, server_hostname=name, session=session), server.wrap_bio(up, down, server_side=True)]
     waiting = list(ends)
     for _ in range(10):
         for end in list(waiting):
@@ -118,6 +125,98 @@ def test_old_versions_are_refused(authority: Authority, material: TlsMaterial) -
     shaken(Termination(policy(), material).context, client, "a.example")
     with pytest.raises(ssl.SSLError, match=r"(?i)protocol"):
         shaken(Termination(policy(min_version="1.3"), material).context, client, "a.example")
+
+
+@contextmanager
+def old_words() -> Iterator[None]:
+    """The ssl module warns of TLS 1.1, which is what tests of it want."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        yield
+
+
+def only_tls_1_1(context: ssl.SSLContext) -> ssl.SSLContext:
+    with old_words():
+        context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_1
+    context.set_ciphers("DEFAULT:@SECLEVEL=0")  # or OpenSSL would refuse it for its signatures
+    return context
+
+
+def test_tls_1_1_is_spoken_with_nobody(authority: Authority, material: TlsMaterial) -> None:
+    """Whatever OpenSSL allows: with this list of ciphers it would speak it."""
+    weak = "DEFAULT:@SECLEVEL=0"
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    with old_words():
+        server.minimum_version = ssl.TLSVersion.TLSv1
+    server.set_ciphers(weak)
+    load_pair(server, material.pairs[0])
+    _, end = shaken(server, only_tls_1_1(client_context(authority.file)), "a.example")
+    assert end.version() == "TLSv1.1"
+    with pytest.raises(ssl.SSLError, match=r"(?i)protocol"):
+        shaken(Termination(policy(ciphers=weak), material).context, only_tls_1_1(client_context(authority.file)), "a.example")
+    trusting = TlsMaterial((), authority.file.read_text())
+    with pytest.raises(ssl.SSLError, match=r"(?i)protocol"):
+        shaken(only_tls_1_1(server), upstream_context(ClusterTlsPolicy(ca="ca.pem", ciphers=weak), trusting), "a.example")
+
+
+@pytest.mark.parametrize("cipher", ["ECDHE-ECDSA-AES256-GCM-SHA384", "ECDHE-ECDSA-CHACHA20-POLY1305"])
+def test_the_ciphers_that_are_named_are_spoken(authority: Authority, material: TlsMaterial, cipher: str) -> None:
+    """With clients, and with endpoints."""
+    client = client_context(authority.file)
+    client.maximum_version = ssl.TLSVersion.TLSv1_2
+    _, end = shaken(Termination(policy(ciphers=cipher), material).context, client, "a.example")
+    assert (end.cipher() or ("",))[0] == cipher
+    client.set_ciphers("ECDHE-ECDSA-AES128-GCM-SHA256")
+    with pytest.raises(ssl.SSLError, match="NO_SHARED_CIPHER"):
+        shaken(Termination(policy(ciphers=cipher), material).context, client, "a.example")
+    server = authority.server_context("a")
+    server.maximum_version = ssl.TLSVersion.TLSv1_2
+    ours = upstream_context(ClusterTlsPolicy(ca="ca.pem", ciphers=cipher), TlsMaterial((), authority.file.read_text()))
+    _, end = shaken(server, ours, "a.example")
+    assert (end.cipher() or ("",))[0] == cipher
+
+
+def test_of_the_ciphers_that_both_know_ours_is_the_order_that_counts(authority: Authority, material: TlsMaterial) -> None:
+    one, other = "ECDHE-ECDSA-AES128-GCM-SHA256", "ECDHE-ECDSA-AES256-GCM-SHA384"
+    client = client_context(authority.file)
+    client.maximum_version = ssl.TLSVersion.TLSv1_2
+    client.set_ciphers(f"{other}:{one}")
+    _, end = shaken(Termination(policy(ciphers=f"{one}:{other}"), material).context, client, "a.example")
+    assert (end.cipher() or ("",))[0] == one
+
+
+def test_what_no_context_allows(material: TlsMaterial) -> None:
+    """Versions of OpenSSL and Python differ in what they leave out by themselves."""
+    termination = Termination(policy(), material)
+    for name in ("a.example", "x.example", "b.example"):
+        context = termination.find(name)
+        assert context is not None
+        for option in (ssl.OP_NO_COMPRESSION, ssl.OP_NO_RENEGOTIATION, ssl.OP_CIPHER_SERVER_PREFERENCE):
+            assert context.options & option
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_what_a_client_certificate_says_survives_a_resumption(authority: Authority, material: TlsMaterial, version: ssl.TLSVersion) -> None:
+    shown = authority.issue("client", "ann@example.com")
+    server = Termination(policy(), TlsMaterial(material.pairs, authority.file.read_text())).context
+    client = client_context(authority.file, pair=shown)
+    client.maximum_version = version
+    near, far = shaken(server, client, "a.example")
+    fields = identity_fields(far)
+    assert b"X-Client-Cert-Verify: SUCCESS" in fields
+    _, again = shaken(server, client, "a.example", near.session)
+    assert again.session_reused
+    assert identity_fields(again) == fields
+
+
+def test_no_session_is_resumed_once_others_vouch_for_clients(authority: Authority, material: TlsMaterial, tmp_path: Path) -> None:
+    shown = authority.issue("client", "ann@example.com")
+    client = client_context(authority.file, pair=shown)
+    client.maximum_version = ssl.TLSVersion.TLSv1_2
+    near, _ = shaken(Termination(policy(), TlsMaterial(material.pairs, authority.file.read_text())).context, client, "a.example")
+    others = Authority(tmp_path / "others").file.read_text()
+    with pytest.raises(ssl.SSLError, match="CERTIFICATE_VERIFY_FAILED"):
+        shaken(Termination(policy(), TlsMaterial(material.pairs, others)).context, client, "a.example", near.session)
 
 
 def test_a_client_certificate_as_fields(authority: Authority, material: TlsMaterial, tmp_path: Path) -> None:
