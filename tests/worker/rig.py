@@ -11,6 +11,7 @@ Everything runs in one trio loop: what the test does between two awaits, the wor
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import socket
@@ -190,6 +191,7 @@ class Rig:
         self._stack = AsyncExitStack()
         logger = logging.getLogger("lbd")
         self._logging = (logger.handlers, logger.level, logger.propagate)
+        self._threshold = gc.get_threshold()
         hello = Hello(0, 1, has_access_log=has_access_log)
         self.worker = Worker(hello, self.board, *self._files, self.reports.append)
 
@@ -206,6 +208,8 @@ class Rig:
             await self._stack.__aexit__(kind, error, trace)
         finally:
             logger.handlers, logger.level, logger.propagate = self._logging
+            gc.unfreeze()  # the collector is the whole process's, and the worker has settled it
+            gc.set_threshold(*self._threshold)
             for bound in self._bounds.values():
                 bound.sock.close()
             self.worker._log_file.close()
