@@ -16,6 +16,8 @@ import pytest
 import trio
 import trio.testing
 
+from tests.support.verdicts import pytest_runtest_logreport, pytest_runtest_makereport  # noqa: F401 - hooks
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-pytestmark = [pytest.mark.alone, pytest.mark.skipif(find_compiler() is None, reason=NO_COMPILER)]
+pytestmark = [pytest.mark.alone, pytest.mark.final, pytest.mark.skipif(find_compiler() is None, reason=NO_COMPILER)]
 
 WORKER_GROWTH = 8 << 20  # bytes that a worker may have grown by after a storm: allocators keep what they had at the height of it
 MASTER_GROWTH = 8 << 20
@@ -95,7 +95,8 @@ def test_a_killed_worker_breaks_only_what_it_was_serving(origins: list[NginxOrig
         print(f"{counts}, {held} connections held, successors after {[f'{seconds:.2f}' for seconds in restarts]} s")
         assert counts.failed == counts.broken <= held, counts
         assert counts.ok == counts.begun - counts.broken
-        assert min(restarts) < 3.0  # half a second, on a machine with nothing else to do
+        if min(restarts) > 3.0:  # half a second, on a machine with nothing else to do
+            raise TimeoutError(f"successors came after {restarts} s")
         # The answer goes out first and is counted then; a kill may fall between the two.
         assert counts.ok - 5 <= lbd.metric("lbd_requests_total", code="200") <= counts.begun
         at_rest(lbd)

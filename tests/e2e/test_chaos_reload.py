@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-pytestmark = [pytest.mark.alone, pytest.mark.skipif(find_compiler() is None, reason=NO_COMPILER)]
+pytestmark = [pytest.mark.alone, pytest.mark.final, pytest.mark.skipif(find_compiler() is None, reason=NO_COMPILER)]
 
 RELOADS = 200
 

@@ -67,7 +67,7 @@ def port() -> int:
 def curl(*arguments: str) -> bytes:
     program = find_program("curl")
     if program is None:
-        pytest.skip("no curl")
+        pytest.skip("needs curl")
     done = subprocess.run([program, "-sS", "--max-time", "30", *arguments], capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()
     return done.stdout
@@ -269,7 +269,7 @@ def test_nginx_that_ends_connections_after_few_requests(is_http2: bool, port: in
     """With GOAWAY after each 50, while others are under way."""
     h2load = find_program("h2load")
     if h2load is None:
-        pytest.skip("no h2load")
+        pytest.skip("needs h2load")
     settings = "keepalive_requests 50; http2_max_concurrent_streams 16;"
     how = ["-c2", "-m30"] if is_http2 else ["--h1", "-c50"]
     with NginxOrigin(tmp_path / "nginx", options="http2", settings=settings) as nginx, start_lbd(config(port, nginx.port), tmp_path) as lbd:
@@ -285,7 +285,7 @@ def test_nginx_that_ends_connections_after_few_requests(is_http2: bool, port: in
 def test_a_thousand_streams_on_one_connection_up_and_down(port: int, tmp_path: Path) -> None:
     h2load = find_program("h2load")
     if h2load is None:
-        pytest.skip("no h2load")
+        pytest.skip("needs h2load")
     settings = "keepalive_requests 1000000; http2_max_concurrent_streams 1000;"
     back = free_port()
     text = config(port, back, http2="max_streams = 1000") + "\n[listener.web.http2]\nmax_streams = 1000\n"

@@ -15,7 +15,7 @@ from tests.support.processes import find_program, start_nginx
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = pytest.mark.skipif(find_program("nginx") is None, reason="nginx is not installed")
+pytestmark = pytest.mark.skipif(find_program("nginx") is None, reason="needs nginx")
 
 KEYS = 5000
 

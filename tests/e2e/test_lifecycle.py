@@ -387,6 +387,7 @@ def can_connect(port: int) -> bool:
 # Crashes
 
 
+@pytest.mark.final
 def test_a_killed_worker_is_replaced_and_refuses_nobody(origin: ScriptedOrigin, tmp_path: Path) -> None:
     port = free_port()
     with started(config(origin, f"127.0.0.1:{port}"), tmp_path) as lbd:

@@ -182,6 +182,7 @@ def test_requests_of_a_connection(lab: Lab) -> None:
 
 
 @pytest.mark.skipif(find_compiler() is None, reason=NO_COMPILER)
+@pytest.mark.final
 def test_clients_live_with_few_requests_a_connection(lab: Lab) -> None:
     port = lab.ports["requests"]
     with IdLoad(port, connections=8, requests=2_000, pipeline=30) as load:

@@ -288,7 +288,9 @@ def greed(port: int, directory: Path) -> Iterator[None]:
 
 @pytest.mark.alone
 @in_one_mode
-@pytest.mark.skipif(resource.getrlimit(resource.RLIMIT_NOFILE)[1] < 2 * MANY, reason=f"needs `ulimit -Hn` of {2 * MANY} or more")
+@pytest.mark.skipif(
+    resource.getrlimit(resource.RLIMIT_NOFILE)[1] < 2 * MANY, reason=f"this machine allows fewer than {2 * MANY} descriptors"
+)
 def test_ten_thousand_idle_connections(lab: Lab) -> None:
     """All are held, all are still answered, and they cost little."""
     before = procfs.rss_of(lab.worker)

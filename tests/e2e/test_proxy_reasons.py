@@ -381,6 +381,7 @@ def test_a_line_holds_what_strangers_write(lab: Lab, fields: dict[str, str]) -> 
 
 
 @pytest.mark.skipif(find_compiler() is None, reason=NO_COMPILER)
+@pytest.mark.final
 def test_every_request_has_its_line(tmp_path: Path) -> None:
     """Whole and valid, also when several workers write as fast as they can."""
     port, admin = free_ports(2)

@@ -188,6 +188,7 @@ def test_an_upgrade_that_hangs_is_given_up(lab: Lab) -> None:
     lab.lbd.reload(lab.lbd.config.read_text().replace('"3s"', f'"{UPGRADE_TIMEOUT}s"'))
 
 
+@pytest.mark.final
 def test_ten_in_a_row_lose_nothing(lab: Lab) -> None:
     """Each new master tells the manager only once that listens to it; and none sends a request where the last one knew nobody to be.
 
@@ -213,7 +214,8 @@ def test_ten_in_a_row_lose_nothing(lab: Lab) -> None:
         f"{UPGRADES} upgrades, of {min(seconds):.2f} to {max(seconds):.2f} s; {load.answered} requests answered meanwhile, "
         f"{len(load.wrong)} not; nobody waited for longer than {load.longest:.2f} s"
     )
-    assert max(seconds) < UPGRADE_TIMEOUT
+    if max(seconds) >= UPGRADE_TIMEOUT:
+        raise TimeoutError(f"{seconds} s")
     assert len(set(mains)) == UPGRADES + 1
     assert load.wrong == []
     assert load.answered > 100

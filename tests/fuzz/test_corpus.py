@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.fuzz.targets import TARGETS, known, seeds
+from tests.support.verdicts import COMPLETE
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -22,14 +23,16 @@ def test_what_is_known(target: str) -> None:
         TARGETS[target](data)
 
 
-def test_without_atheris_it_says_so(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("complete", "status"), [("", 0), ("0", 0), ("1", 1)])
+def test_without_atheris_it_says_so(complete: str, status: int, tmp_path: Path) -> None:
+    """And fails where nothing may be missing."""
     (tmp_path / "sitecustomize.py").write_text(
         "import importlib.util as util\n"
         "find = util.find_spec\n"
         "util.find_spec = lambda name, *rest: None if name == 'atheris' else find(name, *rest)\n"
     )
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), COMPLETE: complete}
     command = [sys.executable, "-m", "tests.fuzz", "--seconds", "1"]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stderr) == (status, "")
     assert "skipped, atheris is not installed" in done.stdout

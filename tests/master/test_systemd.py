@@ -18,7 +18,7 @@ from lbd.master.state_directory import state_path
 
 UNITS = Path(__file__).resolve().parent.parent.parent / "systemd"
 EXPOSURE_LIMIT = 3.0  # of 10; "OK" ends at 5
-needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
+needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
 
 
 def unit(name: str) -> configparser.RawConfigParser:

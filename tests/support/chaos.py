@@ -158,5 +158,6 @@ def at_rest(lbd: LbdDaemon, timeout: float = PATIENCE, workers: list[int] | None
         rest = look(lbd, workers or lbd.workers(), master)
         if last is not None and (rest.master_fds, rest.worker_fds) == (last.master_fds, last.worker_fds):
             return rest
-        assert time.monotonic() < deadline, f"it does not come to rest: {last}, then {rest}"
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"it does not come to rest: {last}, then {rest}")
         last = rest

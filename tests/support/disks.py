@@ -23,9 +23,9 @@ def tiny_disk(directory: Path) -> Iterator[None]:
     directory.mkdir()
     mount = shutil.which("mount")
     if mount is None or os.geteuid() != 0:
-        pytest.skip("only root may mount")
+        pytest.skip("needs root, to mount a disk")
     if subprocess.run([mount, "-t", "tmpfs", "-o", "size=64k", "none", str(directory)], check=False, capture_output=True).returncode:
-        pytest.skip("a tmpfs cannot be mounted here")
+        pytest.skip("this machine mounts no tmpfs")
     try:
         yield
     finally:

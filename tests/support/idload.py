@@ -70,7 +70,8 @@ class Counts:
     def assert_clean(self, at_least: int = 1) -> Self:
         assert self.failed == 0, self
         assert self.ok == self.begun, self
-        assert self.ok >= at_least, self
+        if self.ok < at_least:
+            raise TimeoutError(f"fewer than {at_least} in that time: {self}")
         return self
 
 

@@ -233,7 +233,7 @@ class LbdDaemon(Daemon):
         try:
             wait_until(lambda: not self._under_way(), "nothing to be under way", QUIET)
         except TimeoutError:
-            raise AssertionError(f"{self.name}: nobody is connected, but: {self._under_way()}") from None
+            raise TimeoutError(f"{self.name}: nobody is connected, but: {self._under_way()}") from None
         except OSError:
             return
         for pid in procfs.children(self.pid):

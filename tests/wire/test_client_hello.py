@@ -52,7 +52,7 @@ def test_a_name_with_a_dot_at_its_end() -> None:
     assert HelloReader().feed(handmade(sni(b"a.example."))) == ClientHello("a.example", ())
 
 
-@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl")
 @pytest.mark.parametrize("arguments", [("-tls1_3",), ("-tls1_2",), ("-split_send_frag", "64")])
 def test_openssl(arguments: tuple[str, ...]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
