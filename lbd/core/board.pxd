@@ -24,6 +24,7 @@ cdef class Segment:
     cpdef add_waiting(self, Py_ssize_t place, int64_t delta)
     cpdef int64_t waiting(self, Py_ssize_t place) except? -1
     cpdef clear_tables(self)
+    cpdef hold(self, int64_t downstreams)
     @cython.locals(cells=list, sums=list, cell=Py_ssize_t, width=Py_ssize_t, i=Py_ssize_t)
     cpdef totals(self, dict into)
 

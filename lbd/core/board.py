@@ -20,7 +20,7 @@ import os
 from mmap import PAGESIZE, mmap
 from typing import TYPE_CHECKING
 
-from lbd.core.records import BEATS, GENERATION, LOST, MOST_WIDTH, Record, Records, RecordWriter, Series
+from lbd.core.records import BEATS, DOWNSTREAMS, GENERATION, LOST, MOST_WIDTH, Record, Records, RecordWriter, Series
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["Board", "Segment"]
 
 MAGIC = 0x0A64726F6264626C  # "lbdbord\n"
-LAYOUT = 2  # of everything here and in records.py; boards are not carried from one version of lbd to another
+LAYOUT = 3  # of everything here and in records.py; boards are not carried from one version of lbd to another
 WORD = 8
 HEAD = PAGESIZE // WORD  # words of the board's head, and of a segment's
 
@@ -115,6 +115,7 @@ class Segment:
         for at, count in enumerate(counts):
             if count:
                 self._tables[at] = 0
+        self._head[DOWNSTREAMS] = 0
 
     def reset_gauges(self, numbers: Collection[int]) -> None:
         """Of these metrics, likewise; counters count on."""
@@ -130,6 +131,10 @@ class Segment:
     def beat(self) -> None:
         """A sign of life."""
         self._head[BEATS] += 1
+
+    def hold(self, downstreams: int) -> None:
+        """So many connections from downstream are here."""
+        self._head[DOWNSTREAMS] = downstreams
 
     def retire(self, keep: Callable[[int, tuple[str, ...]], bool]) -> None:
         """Frees every series for which keep(number, labels) is false. Nobody may count in them any more.
@@ -153,6 +158,11 @@ class Segment:
     def beats(self) -> int:
         """Signs of life of all workers that this segment has had."""
         return int(self._head[BEATS])
+
+    @property
+    def downstreams(self) -> int:
+        """Connections from downstream that its worker has."""
+        return int(self._head[DOWNSTREAMS])
 
     @property
     def lost(self) -> int:

@@ -25,7 +25,7 @@ from lbd.core.syscalls import fence
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["BEATS", "GENERATION", "LOST", "MOST_WIDTH", "Record", "RecordWriter", "Records", "Series"]
+__all__ = ["BEATS", "DOWNSTREAMS", "GENERATION", "LOST", "MOST_WIDTH", "Record", "RecordWriter", "Records", "Series"]
 
 Series = tuple[int, tuple[str, ...]]  # metric number, label values
 
@@ -34,7 +34,7 @@ UNIT = 8  # words; most series of an endpoint take two units
 MOST_UNITS = 64  # labels of 4 KiB: a name that long is somebody's mistake or attack
 MOST_WIDTH = 64  # cells; the first so many belong to all series that found no room
 
-GENERATION, CHANGES, END, LOST, BEATS = range(5)  # words of the segment's head; END in units
+GENERATION, CHANGES, END, LOST, BEATS, DOWNSTREAMS = range(6)  # words of the segment's head; END in units
 VERSION, UNITS, WIDTH, CELL, NUMBER, LENGTH, TEXT = range(7)  # words of a record; LENGTH is the text's, in bytes
 
 

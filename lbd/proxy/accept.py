@@ -6,6 +6,8 @@ import errno
 import logging
 from typing import TYPE_CHECKING
 
+import trio
+
 from lbd.proxy.connection import Connection
 from lbd.proxy.eviction import make_room, make_room_anywhere
 from lbd.proxy.reasons import REASONS, failure
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from lbd.core.stream import Acceptor, Stream
     from lbd.errors import ProxyError
     from lbd.proxy.listening import Listener
+    from lbd.proxy.room import Room
 
 __all__ = ["accept_all", "serve_acceptor"]
 
@@ -28,6 +31,10 @@ PASSING = {
     errno.EHOSTUNREACH, errno.ENONET, errno.EOPNOTSUPP,
 }  # fmt: skip
 STEPS = 32  # connections accepted before other fibers get a turn
+SHARED = ("unix:", "fd:")  # one socket for all workers; of others the kernel gives each its own, and spreads connections itself
+GRACE = 0.002  # seconds that a connection is left to workers with fewer; as long again while they do take some
+ROUNDS = 8  # of that at most
+AT_ONCE = 4  # connections that are taken then, if nobody else has
 
 log = logging.getLogger("lbd.proxy")
 
@@ -36,15 +43,22 @@ async def serve_acceptor(acceptor: Acceptor, listener: Listener) -> None:
     """Until the acceptor is closed."""
     reactor = acceptor.reactor
     pause = Pause(listener)
-    steps = 0
+    is_shared = acceptor.name.startswith(SHARED)
+    steps = ours = 0
     while not acceptor.is_closed:
         if listener.room.is_full:
             await wait_for_room(listener, reactor)
             continue
+        if is_shared and ours == 0 and acceptor.may_read and listener.room.has_more_than_its_share:
+            await leave_to_others(listener.room, reactor)
+            ours = AT_ONCE
+            continue  # a while has passed
         try:
             if not accept_one(acceptor, listener):
+                ours = 0
                 await acceptor.readable
                 continue
+            ours = max(0, ours - 1)
             pause.end(reactor.now)
         except OSError as error:
             if error.errno in CAPACITY:
@@ -61,6 +75,15 @@ async def serve_acceptor(acceptor: Acceptor, listener: Listener) -> None:
         steps += 1
         if steps % STEPS == 0:
             await reactor.yield_turn()
+
+
+async def leave_to_others(room: Room, reactor: Reactor) -> None:
+    """Who waits at a socket that all workers share: until they take no more, because nobody waits or because they cannot."""
+    for _ in range(ROUNDS):
+        before = room.elsewhere
+        await reactor.in_trio(trio.sleep, GRACE)  # a deadline of the reactor's own is coarser
+        if room.elsewhere <= before:
+            return
 
 
 class Pause:

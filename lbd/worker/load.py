@@ -31,7 +31,7 @@ log = logging.getLogger("lbd.worker")
 
 
 class LoadWatch:
-    """Obeys by itself what is said of `room`: no more connections while memory is used up."""
+    """Obeys by itself what is said of `room`: no more connections while memory is used up, and no counting on workers that are dead."""
 
     def __init__(self, reactor: Reactor, shedding: Shedding, room: Room, segment: Segment, slot: int) -> None:
         self._reactor = reactor
@@ -62,6 +62,7 @@ class LoadWatch:
             shedding.rested(now)
         shedding.weighed(resident := resident_bytes())
         self._room.may_accept = shedding.may_accept
+        self._room.look()
         segment.put(self._level, int(shedding.pressure * metrics.SHED_LEVEL.scale))
         segment.put(self._lag, int(shedding.lag * metrics.LAG.scale))
         self._tell(now, resident)

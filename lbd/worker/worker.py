@@ -76,7 +76,7 @@ class Worker:
         self._clusters: dict[str, Cluster] = {}
         self._listeners: dict[str, Listener] = {}
         self._in_use = InUse()
-        self._room = room_of_process()
+        self._room = room_of_process(board, hello.slot)
         self._shedding = Shedding()
         self._load = LoadWatch(self._reactor, self._shedding, self._room, self._segment, hello.slot)
         self._retries = RetryWatch(self._segment, hello.slot)

@@ -61,11 +61,13 @@ def test_tables_are_of_all_workers_and_one_that_is_dead_is_forgotten() -> None:
             board.segment(slot).add_inflight(5, 1 + slot)
             board.segment(slot).add_connections(5, 10 + slot)
             board.segment(slot).add_waiting(63, 100 + slot)
+            board.segment(slot).hold(7)
         counts = [(board.inflight(place), board.connections(place), board.waiting(place)) for place in (5, 63)]
         assert counts == [(3, 21, 0), (0, 0, 201)]
         board.forget(1)
         counts = [(board.inflight(place), board.connections(place), board.waiting(place)) for place in (5, 63)]
         assert counts == [(1, 10, 0), (0, 0, 100)]
+        assert [board.segment(slot).downstreams for slot in range(2)] == [7, 0]
 
 
 @pytest.mark.parametrize("value", [2**62, -(2**62), 2**63 - 1])
