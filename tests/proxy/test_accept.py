@@ -153,7 +153,7 @@ def two_workers(here: int, there: int) -> tuple[Room, Segment]:
         (10, 0, True),
         (100, 100, False),
         (114, 100, False),
-        (138, 100, False),
+        (137, 100, False),
         (140, 100, True),
         (5, 1000, False),
     ],
