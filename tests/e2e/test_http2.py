@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import itertools
 import os
+import random
 import re
 import socket
 import threading
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import pytest
 
@@ -18,12 +21,13 @@ from tests.support import procfs
 from tests.support.certificates import Authority
 from tests.support.http2 import Http2Socket
 from tests.support.origins import NginxOrigin, ScriptedOrigin
+from tests.support.patience import PATIENCE
 from tests.support.ports import free_ports
 from tests.support.processes import LbdDaemon, start_lbd, wait_until
 from tests.wire.http2_frames import ENHANCE_YOUR_CALM, PREFACE, frames_of, goaways_of, headers, raw, reset, settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 MOST = 2**31 - 1
@@ -34,7 +38,7 @@ class Lab:
     """lbd before a scripted origin and an nginx with files; one listener has raised limits."""
 
     lbd: LbdDaemon
-    origin: ScriptedOrigin
+    origin: ScriptedOrigin | StallingEcho
     port: int
     wide_port: int
 
@@ -43,7 +47,7 @@ class Lab:
         return f"http://127.0.0.1:{self.port}"
 
 
-def config(origin: ScriptedOrigin, files: NginxOrigin, directory: Path, ports: list[int]) -> str:
+def config(origin: ScriptedOrigin | StallingEcho, files: NginxOrigin, directory: Path, ports: list[int]) -> str:
     routes = [
         f'[[listener.{name}.route]]\npath_exact = "/{path}"\ncluster = "files"'
         for name in ("web", "wide")
@@ -81,9 +85,23 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NginxOrigin]:
 
 @pytest.fixture(scope="module", params=[False, True], ids=["compiled", "pure"])
 def lab(request: pytest.FixtureRequest, files: NginxOrigin, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    directory = tmp_path_factory.mktemp("lbd")
+    with started(files, tmp_path_factory.mktemp("lbd"), pure=request.param) as lab:
+        yield lab
+
+
+@pytest.fixture(params=[False, True], ids=["compiled", "pure"])
+def fresh(request: pytest.FixtureRequest, files: NginxOrigin, tmp_path: Path) -> Iterator[Lab]:
+    """For one test alone: memory that others have given back would hide what this one takes."""
+    with started(files, tmp_path, pure=request.param) as lab:
+        yield lab
+
+
+@contextlib.contextmanager
+def started(files: NginxOrigin, directory: Path, origin: ScriptedOrigin | StallingEcho | None = None, *, pure: bool) -> Iterator[Lab]:
     ports = free_ports(3)
-    with ScriptedOrigin() as origin, start_lbd(config(origin, files, directory, ports), directory, pure=request.param) as lbd:
+    with contextlib.ExitStack() as stack:
+        origin = origin or stack.enter_context(ScriptedOrigin())
+        lbd = stack.enter_context(start_lbd(config(origin, files, directory, ports), directory, pure=pure))
         yield Lab(lbd, origin, ports[0], ports[1])
         assert lbd.metric("lbd_faults_total") == 0
         assert lbd.metric("lbd_http2_streams") == 0
@@ -146,14 +164,35 @@ def test_h2load(lab: Lab) -> None:
 
 
 @needs("h2load")
-def test_1000_streams_on_one_connection(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
-    before = memory_of(lab)
+def test_1000_streams_on_one_connection(fresh: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+    lab, before = fresh, memory_of(fresh)
     out = run(
         "h2load", "-n", "5000", "-c", "1", "-m", "1000", "-w", "20", "-W", "26", f"http://127.0.0.1:{lab.wide_port}/126"
     ).stdout.decode()
     assert "5000 succeeded, 0 failed, 0 errored, 0 timeout" in out
+    grown = memory_of(lab) - before
     with capsys.disabled():
-        print(f"\n1,000 streams on one connection: {memory_of(lab) - before:.1f} MB more than before, {memory_of(lab):.1f} MB")
+        print(f"\n1,000 streams on one connection: {grown:.1f} MB more than before, {memory_of(lab):.1f} MB")
+    assert grown < 16
+
+
+def test_1000_streams_at_once_each_with_half_a_body(fresh: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+    """All of them are there at the same time, with an upstream connection each."""
+    lab, before = fresh, memory_of(fresh)
+    with Http2Socket(lab.wide_port) as them:
+        numbers = [them.post("/echo", (b"content-length", b"8")) for _ in range(1000)]
+        for number in numbers:
+            them.send(number, b"%04d" % (number % 10_000))
+        wait_until(lambda: lab.lbd.metric("lbd_endpoint_inflight", cluster="web") == 1000, "all to be at the origin")
+        assert lab.lbd.metric("lbd_http2_streams", listener="wide") == 1000
+        grown = memory_of(lab) - before
+        for number in numbers:
+            them.send(number, b"done", ends=True)
+        for number in numbers:
+            assert them.answer(number).body == b"%04ddone" % (number % 10_000)
+    with capsys.disabled():
+        print(f"\n1,000 streams at once: {grown:.1f} MB more than before, {grown:.0f} KB each")
+    assert grown < 24
 
 
 @needs("h2load")
@@ -239,18 +278,116 @@ def test_a_slow_reader_holds_up_nobody_and_no_memory(lab: Lab) -> None:
         assert memory_of(lab) - before < 20
 
 
-def test_bodies_both_ways_with_stalls(lab: Lab) -> None:
-    """Ten uploads at once that come back, read and written in fits: the same bytes."""
-    sent = {}
-    with Http2Socket(lab.port) as them:
-        for index in range(5):
-            body = os.urandom(2 << 20)
-            number = them.post("/echo")
-            sent[number] = hashlib.sha256(body).digest()
-            them.send_all(number, body)
-            time.sleep(0.05 * index)
-        for number, wanted in sent.items():
-            assert hashlib.sha256(them.answer(number).body).digest() == wanted
+@pytest.mark.parametrize("pure", [False, True], ids=["compiled", "pure"])
+def test_10_mb_both_ways_with_random_stalls(files: NginxOrigin, tmp_path: Path, pure: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    """Three uploads at once that come back while they go, and both ends read and write in fits: the same bytes, and lbd holds no more than
+    windows of them."""
+    chance = random.Random(20)
+    bodies = [chance.randbytes(10 << 20) for _ in range(3)]
+    with (
+        StallingEcho() as origin,
+        started(files, tmp_path, origin, pure=pure) as lab,
+        Http2Socket(lab.port, reads_bodies=False) as them,
+    ):
+        assert them.answer(them.get("/126")).status == 200
+        before = most = memory_of(lab)
+        them.connection.increment_flow_control_window(1 << 20)  # of all together, else they take turns
+        fits = [Fit(them, body) for body in bodies]
+        them.socket.settimeout(0.005)
+        may_read = [False] * 200  # at first they only write, until all that can be held is held
+        while not all(fit.is_done() for fit in fits):
+            one = chance.choice(fits)
+            one.write(chance.randint(1, 1 << 18))
+            with contextlib.suppress(TimeoutError):
+                them.feed(them.socket.recv(chance.randint(1, 1 << 18)))
+            if not may_read:
+                may_read = [chance.random() < 0.7] * chance.randint(1, 40)
+            if may_read.pop():
+                one.read()
+            elif chance.random() < 0.1:
+                time.sleep(chance.uniform(0.0, 0.05))
+            if len(may_read) % 20 == 0:
+                most = max(most, memory_of(lab))
+        assert [fit.came.digest() for fit in fits] == [hashlib.sha256(body).digest() for body in bodies]
+    with capsys.disabled():
+        print(f"\n3 times 10 MB both ways, with stalls: at most {most - before:.1f} MB more than before")
+    assert most - before < 4, "each may hold a window of 64 KiB, in each direction"
+
+
+class StallingEcho:
+    """An origin that sends back what comes, as it comes, in fits."""
+
+    def __init__(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        for buffer in (socket.SO_RCVBUF, socket.SO_SNDBUF):  # else the kernel would hold most of what lbd might
+            self._listener.setsockopt(socket.SOL_SOCKET, buffer, 1 << 16)
+        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        self._threads: list[threading.Thread] = []
+
+    def __enter__(self) -> Self:
+        self._begin(self._accept)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for thread in self._threads:
+            thread.join(PATIENCE)
+
+    def _begin(self, task: Callable[..., None], *arguments: object) -> None:
+        thread = threading.Thread(target=task, args=arguments, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):  # closed
+            for number in itertools.count():
+                self._begin(self._echo, self._listener.accept()[0], random.Random(number))
+
+    def _echo(self, client: socket.socket, chance: random.Random) -> None:
+        with client, contextlib.suppress(OSError):
+            head = b""
+            while b"\r\n\r\n" not in head:
+                head += client.recv(1)
+            length = int(re.findall(rb"(?i)content-length: (\d+)", head)[0])
+            client.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % length)
+            while length and (data := client.recv(chance.randint(1, 1 << 16))):
+                client.sendall(data)
+                length -= len(data)
+                if chance.random() < 0.1:
+                    time.sleep(chance.uniform(0.0, 0.05))
+
+
+class Fit:
+    """An upload to /echo, and what comes back."""
+
+    def __init__(self, them: Http2Socket, body: bytes) -> None:
+        self._them = them
+        self._number = them.post("/echo", (b"content-length", b"%d" % len(body)))
+        self._rest = memoryview(body)
+        self.came = hashlib.sha256()
+
+    def write(self, most: int) -> None:
+        """So much of it, as far as windows go."""
+        connection = self._them.connection
+        while self._rest and most > 0 and (room := min(connection.local_flow_control_window(self._number), 16384, most, len(self._rest))):
+            connection.send_data(self._number, bytes(self._rest[:room]), end_stream=room == len(self._rest))
+            self._rest = self._rest[room:]
+            most -= room
+        self._them.flush()
+
+    def read(self) -> None:
+        """All that has come, and there is room for more."""
+        answer = self._them.answers[self._number]
+        self.came.update(answer.body)
+        if answer.body and not answer.has_ended:
+            self._them.take(self._number, len(answer.body))
+        answer.body = b""
+
+    def is_done(self) -> bool:
+        answer = self._them.answers[self._number]
+        assert answer.reset in (-1, 0), answer.reset
+        return answer.has_ended and not answer.body
 
 
 # Ends
