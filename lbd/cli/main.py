@@ -51,7 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.pthread_sigmask(signal.SIG_SETMASK, ())  # what lbd/__main__.py holds for the daemon
     try:
         code = int(act(words))
-        sys.stdout.flush()
+        if sys.stdout is not None:  # closed by who started us
+            sys.stdout.flush()
         return code
     except ConfigErrors as faults:
         for error in faults.errors:

@@ -13,6 +13,7 @@ import errno
 import logging
 import os
 import stat
+import sys
 import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -129,6 +130,8 @@ async def _open_in_time(key: str, path: str) -> int:
 def _open(key: str, path: str) -> int:
     try:
         if path in STANDARD:
+            if getattr(sys, path) is None:  # it was closed when we began, and its number may be another file's by now
+                raise OSError(errno.EBADF, os.strerror(errno.EBADF))
             return os.dup(STANDARD[path])
         return os.open(path, FLAGS, MODE)
     except OSError as error:

@@ -65,7 +65,8 @@ def run_master(path: Path, config: Config) -> int:
 
 def _say(sentences: Iterable[str]) -> None:
     """To whoever started us; the log may be somewhere else."""
-    sys.stderr.writelines(f"lbd: {sentence}\n" for sentence in sentences)
+    if sys.stderr is not None:
+        sys.stderr.writelines(f"lbd: {sentence}\n" for sentence in sentences)
 
 
 async def _run(master: Master) -> Exit:

@@ -6,23 +6,20 @@ words, LBD_GOLDEN=write writes what comes now; read the diff.
 
 from __future__ import annotations
 
-import ast
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from lbd.config.dump import dump_toml, dump_tree, toml_text
 from lbd.config.schema import Config, load_config
 from lbd.errors import ConfigErrors
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from tests.support.sentences import sentences
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 GOLDEN = sorted((ROOT / "tests/golden").glob("*.txt"))
+SAID_BY = ("ValueError", "error", "warn", "fault")
 DASHES = "----------\n"
 
 
@@ -71,35 +68,10 @@ def test_what_is_dumped_loads_as_the_same(path: Path, tmp_path: Path, monkeypatc
         assert sorted(warning.message for warning in again.warnings) == sorted(warning.message for warning in config.warnings)
 
 
-def sentences() -> Iterator[tuple[str, str]]:
-    """(where, longest fixed part) of each message that the code of config/ can raise or report."""
-    for path in sorted((ROOT / "lbd/config").glob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and name_of(node.func) in ("ValueError", "error", "warn", "fault"):
-                for text in texts(node):
-                    yield f"{path.name}:{node.lineno}", text
-
-
-def name_of(function: ast.expr) -> str:
-    return function.id if isinstance(function, ast.Name) else function.attr if isinstance(function, ast.Attribute) else ""
-
-
-def texts(call: ast.Call) -> Iterator[str]:
-    whole = {id(part) for node in ast.walk(call) if isinstance(node, ast.JoinedStr) for part in ast.walk(node) if part is not node}
-    for node in ast.walk(call):
-        if id(node) in whole:
-            continue
-        parts = node.values if isinstance(node, ast.JoinedStr) else [node]
-        fixed = [part.value for part in parts if isinstance(part, ast.Constant) and isinstance(part.value, str)]
-        longest = max(fixed, key=len, default="")
-        if len(longest) > 12:
-            yield longest
-
-
 def test_every_message_stands_in_a_golden_file_or_a_test() -> None:
     said = "".join(path.read_text().partition(DASHES)[2] for path in GOLDEN)
     said += "".join(path.read_text() for path in Path(__file__).parent.glob("test_*.py"))
-    missing = [f"{where}: {text}" for where, text in sentences() if text not in said]
+    missing = [f"{where}: {text}" for where, text in sentences((ROOT / "lbd/config").glob("*.py"), SAID_BY) if text not in said]
     assert not missing
 
 
