@@ -24,6 +24,7 @@ __all__ = [
     "NOT_TEXT",
     "NOT_TRAILERS",
     "NOT_TRAILERS_LINES",
+    "OF_PROXIES",
     "REQUEST",
     "REQUEST_LINE",
     "RESPONSE",
@@ -59,8 +60,10 @@ AUTHORITY = re.compile(rb"((?:[A-Za-z0-9._~!$&'()*+,;=-]++|%[0-9A-Fa-f]{2})++|\[
 CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:;" + TEXT + rb"*+)?")
 CHUNK_START = re.compile(rb"[0-9A-Fa-f]{1,15}(?:;" + TEXT + rb"*+)?\r?|")
 
+# What a client and its own proxy, which we are not, tell each other (RFC 9110, 11.7): credentials above all, no upstream's to read.
+OF_PROXIES = frozenset((b"proxy-authenticate", b"proxy-authentication-info", b"proxy-authorization"))
 # RFC 9110, 7.6.1, and what old agents send; these never cross.
-HOP_BY_HOP = frozenset((b"connection", b"keep-alive", b"proxy-connection", b"te", b"transfer-encoding", b"upgrade", b"content-length"))
+HOP_BY_HOP = OF_PROXIES | {b"connection", b"keep-alive", b"proxy-connection", b"te", b"transfer-encoding", b"upgrade", b"content-length"}
 # What proxies write about those before them. CGI, WSGI and their kin take "X_Real_IP" for the same name.
 WRITTEN = (
     b"forwarded", b"via", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-port", b"x-forwarded-proto", b"x-real-ip",
@@ -79,8 +82,7 @@ CLAIMS = frozenset(WRITTEN) | LOOKALIKES
 NOT_TRAILERS = HOP_BY_HOP | CLAIMS | frozenset((
     b"age", b"authorization", b"cache-control", b"content-encoding", b"content-range", b"content-type", b"cookie", b"date", b"expect",
     b"expires", b"host", b"if-match", b"if-modified-since", b"if-none-match", b"if-range", b"if-unmodified-since", b"location",
-    b"max-forwards", b"pragma", b"proxy-authenticate", b"proxy-authentication-info", b"proxy-authorization", b"range", b"retry-after",
-    b"set-cookie", b"trailer", b"vary", b"warning", b"www-authenticate",
+    b"max-forwards", b"pragma", b"range", b"retry-after", b"set-cookie", b"trailer", b"vary", b"warning", b"www-authenticate",
 ))  # fmt: skip
 
 

@@ -370,6 +370,12 @@ cdef Kind kind_of(Text name, Py_ssize_t size, bint is_request) noexcept:
         return CLAIM if is_request and (alike(name, b"x-forwarded-host", 16) or alike(name, b"x-forwarded-port", 16)) else PLAIN
     if size == 7:
         return DROPPED if same(name, b"upgrade", 7) else PLAIN
+    if size == 19:
+        return DROPPED if same(name, b"proxy-authorization", 19) else PLAIN
+    if size == 18:
+        return DROPPED if same(name, b"proxy-authenticate", 18) else PLAIN
+    if size == 25 and same(name, b"proxy-authentication-info", 25):
+        return DROPPED
     if size == 2 and same(name, b"te", 2):
         return UNUSUAL if is_request else DROPPED
     if not is_request:

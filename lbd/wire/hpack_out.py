@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from hpack.table import HeaderTable
 
-from lbd.wire.grammar import HOP_BY_HOP
+from lbd.wire.grammar import HOP_BY_HOP, OF_PROXIES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -25,7 +25,7 @@ EMPTY_TABLE = b"\x20"  # "the dynamic table has no room", to stand at the beginn
 
 WHOLE = {(name, value): index for index, (name, value) in reversed(list(enumerate(HeaderTable.STATIC_TABLE, 1))) if value}
 NAMES = {name: index for index, (name, _) in reversed(list(enumerate(HeaderTable.STATIC_TABLE, 1)))}
-NEVER_SENT = HOP_BY_HOP | {b"host"}
+NEVER_SENT = (HOP_BY_HOP - OF_PROXIES) | {b"host"}  # the latter only if a rewrite has set them
 NEVER_INDEXED = frozenset((b"authorization", b"proxy-authorization", b"cookie", b"set-cookie"))
 NEVER_KEPT = NEVER_INDEXED | {b"x-request-id", b"traceparent"}  # secrets, and what is another each time
 

@@ -60,6 +60,18 @@ async def test_a_get_and_its_answer() -> None:
         assert line.bytes_out == len(answer)
 
 
+async def test_credentials_for_a_proxy_do_not_cross() -> None:
+    async with Playbook() as play:
+        play.downstream >> b"GET / HTTP/1.1\r\nHost: a\r\nProxy-Authorization: Basic eDp5\r\nAuthorization: Basic YTpi\r\n\r\n"
+        up = await play.upstream()
+        request = await up.expect(b"GET / HTTP/1.1\r\n", until=END)
+        assert b"roxy-" not in request
+        assert b"Authorization: Basic YTpi\r\n" in request
+        up >> b"HTTP/1.1 407 No\r\nProxy-Authenticate: Basic\r\nProxy-Authentication-Info: x\r\nContent-Length: 2\r\n\r\nno"
+        answer = await play.downstream.expect(b"HTTP/1.1 407 No\r\n", until=b"no")
+        assert b"roxy-" not in answer
+
+
 async def test_connections_are_reused_on_both_sides() -> None:
     async with Playbook() as play:
         play.downstream >> GET

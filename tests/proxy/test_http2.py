@@ -64,7 +64,8 @@ async def take_request(play: Playbook, up: End | None = None) -> End:
 async def test_a_get_and_its_answer() -> None:
     async with Playbook() as play:
         them = Http2End(play.downstream)
-        number = them.get("/a?b=1", (b"accept", b"*/*"), (b"cookie", b"a=1"), (b"cookie", b"b=2"))
+        secret = (b"proxy-authorization", b"Basic eDp5")
+        number = them.get("/a?b=1", (b"accept", b"*/*"), (b"cookie", b"a=1"), secret, (b"cookie", b"b=2"))
         up = await play.upstream()
         request = await up.expect(b"GET /a?b=1 HTTP/1.1\r\nHost: example.com\r\n", until=END)
         assert b"accept: */*\r\n" in request
@@ -74,7 +75,9 @@ async def test_a_get_and_its_answer() -> None:
         assert b"Via: 2.0 lbd\r\n" in request
         assert b"ransfer-" not in request
         assert b"ontent-" not in request
-        up >> b"HTTP/1.1 200 Fine\r\nContent-Length: 2\r\nKeep-Alive: timeout=5\r\nConnection: keep-alive\r\nX-A: 1\r\n\r\nok"
+        assert b"roxy-" not in request
+        up >> b"HTTP/1.1 200 Fine\r\nContent-Length: 2\r\nKeep-Alive: timeout=5\r\nConnection: keep-alive\r\nX-A: 1\r\n"
+        up >> b"Proxy-Authenticate: Basic\r\n\r\nok"
         answer = await them.answer(number)
         assert (answer.status, answer.body) == (200, b"ok")
         assert answer.fields == [(b"x-a", b"1"), (b"via", b"1.1 lbd"), (b"content-length", b"2")]

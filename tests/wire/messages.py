@@ -32,6 +32,7 @@ FIELDS = [
     b"Transfer-Encoding: chunked\r\n", b"transfer-encoding:CHUNKED\r\n", b"Transfer-Encoding: gzip, chunked\r\n",
     b"Transfer-Encoding: \r\n", b"Connection: close\r\n", b"Connection: Keep-Alive\r\n", b"Connection: keep-alive, X-A\r\n",
     b"Connection: upgrade, via\r\n", b"Connection: content-length, host\r\n", b"Connection:\r\n", b"Keep-Alive: x\r\n",
+    b"Proxy-Authorization: x\r\n", b"proxy-authenticate: x\r\n", b"Proxy-Authentication-Info: x\r\n",
     b"Proxy-Connection: close\r\n", b"TE: trailers\r\n", b"Upgrade: h2c\r\n", b"Expect: 100-continue\r\n", b"X-A: 1\r\n", b"x-a:\t2 \r\n",
     b"Via: 1.1 x\r\n", b"X-Forwarded-For: 1\r\n", b"X-Request-Id: 1\r\n", b"X-Real-IP: 1\r\n", b"Forwarded: for=x\r\n", b"X:\r\n",
     b"X: \x80\xff\r\n",

@@ -76,6 +76,11 @@ REQUESTS: list[tuple[str, bytes, dict[str, Any]]] = [
         {"headers": lines(b"A: 1", b"B: 2")},
     ),
     (
+        "for the client's proxy",
+        b"GET / HTTP/1.1\r\nHost: a\r\nproxy-Authorization: x\r\nA: 1\r\nProxy-Authenticate: x\r\nProxy-Authentication-Info: x" + END,
+        {"headers": lines(b"A: 1")},
+    ),
+    (
         "named by Connection",
         b"GET / HTTP/1.1\r\nA: 1\r\nAuthorization: x\r\nHost: a\r\nConnection: Authorization, x-B\r\nX-b: 2\r\nX-b: 3" + END,
         {"headers": lines(b"A: 1")},
@@ -216,7 +221,21 @@ def test_the_number_of_fields_is_exact(field: bytes) -> None:
 
 
 FRAMING = {b"transfer-encoding", b"content-length"}  # two of them may be an error
-NEARLY = (b"t", b"tea", b"te-", b"te_", b"upgraded", b"keep_alive", b"content-typ", b"x-forwarded", b"vi", b"via-", b"hostname")
+NEARLY_PROXIES = (b"proxy_authorization", b"proxy-authenticated", b"proxy-authentication-inf")
+NEARLY = (
+    *NEARLY_PROXIES,
+    b"t",
+    b"tea",
+    b"te-",
+    b"te_",
+    b"upgraded",
+    b"keep_alive",
+    b"content-typ",
+    b"x-forwarded",
+    b"vi",
+    b"via-",
+    b"hostname",
+)
 SPELLINGS = (bytes.lower, bytes.upper, bytes.title)
 VALUES = (b"", b" ", b" close", b"\tclose ", b"close:te", b" via: 1")
 

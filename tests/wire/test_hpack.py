@@ -174,6 +174,10 @@ def test_lines_become_fields(repeats: int) -> None:
     assert encoder.encode(b"") == b""
 
 
+def test_credentials_that_a_rewrite_has_set_for_a_proxy_are_sent() -> None:
+    assert read(LineEncoder().encode(b"Proxy-Authorization: x\r\n")) == [(b"proxy-authorization", b"x")]
+
+
 def test_more_lines_than_are_remembered() -> None:
     encoder = LineEncoder()
     for number in range(1000):
