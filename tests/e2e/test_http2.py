@@ -104,7 +104,7 @@ def started(files: NginxOrigin, directory: Path, origin: ScriptedOrigin | Stalli
         lbd = stack.enter_context(start_lbd(config(origin, files, directory, ports), directory, pure=pure))
         yield Lab(lbd, origin, ports[0], ports[1])
         assert lbd.metric("lbd_faults_total") == 0
-        assert lbd.metric("lbd_http2_streams") == 0
+        wait_until(lambda: lbd.metric("lbd_http2_streams") == 0, "the last stream to end")
 
 
 # Programs
