@@ -53,6 +53,15 @@ def test_scripts_are_valid() -> None:
             assert subprocess.run(["bash", "-n", script], check=False).returncode == 0
 
 
+TRIOS = "A ANN ASYNC B C4 COM E EXE F FA FLY FURB I ICN PERF PIE PT PYI Q RUF SIM TC UP W YTT"  # its pyproject.toml's
+
+
+def test_ruff_has_trios_rule_families() -> None:
+    lint = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["ruff"]["lint"]
+    assert set(TRIOS.split()) <= set(lint["select"])
+    assert not set(TRIOS.split()) & set(lint["ignore"])
+
+
 def test_the_package_carries_what_the_demo_needs() -> None:
     patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["*"]
     assert "*.toml" in patterns

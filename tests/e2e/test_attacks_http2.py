@@ -12,7 +12,7 @@ import socket
 import threading
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import pytest
 from hpack.hpack import Encoder
@@ -109,7 +109,7 @@ class Attacker:
         if not is_deaf:
             self._listener.start()
 
-    def __enter__(self) -> Attacker:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import grpc
 import pytest
@@ -358,7 +358,7 @@ class Peak:
         while not self.stop.wait(0.01):
             self.most = max(self.most, procfs.rss_of(self.pid))
 
-    def __enter__(self) -> Peak:
+    def __enter__(self) -> Self:
         self.thread.start()
         return self
 

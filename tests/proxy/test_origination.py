@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 import trio
 
@@ -14,6 +16,9 @@ from lbd.proxy.origination import Origination, host_of
 from lbd.proxy.tls_material import TlsMaterial
 from tests.support.certificates import authority, upstream_context
 from tests.support.script import End, Playbook
+
+if TYPE_CHECKING:
+    from typing import Self
 
 pytestmark = pytest.mark.usefixtures("autojump_clock")
 
@@ -39,7 +44,7 @@ async def shake(stream: TlsStream) -> None:
 class TlsPlaybook(Playbook):
     """One whose cluster speaks TLS."""
 
-    async def __aenter__(self) -> TlsPlaybook:
+    async def __aenter__(self) -> Self:
         await Playbook.__aenter__(self)
         self.clusters["web"].originate(origination())
         return self

@@ -42,12 +42,12 @@ def told(name: str, site: Site) -> None:
 
 
 def draw(file: str, title: str, curves: list[Curve], sites: dict[str, Site]) -> None:
-    import matplotlib
+    import matplotlib as mpl
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
 
-    figure, axes = pyplot.subplots(len(curves), 1, figsize=(9, 2.6 * len(curves)), sharex=True, squeeze=False)
+    figure, axes = plt.subplots(len(curves), 1, figsize=(9, 2.6 * len(curves)), sharex=True, squeeze=False)
     for (label, value), axis in zip(curves, axes[:, 0], strict=True):
         for (name, site), colour in zip(sites.items(), ("#c0392b", "#1f6fb2"), strict=False):
             axis.plot([value(second) for second in site.balancer.seconds], label=name, color=colour, linewidth=1.4)
@@ -60,7 +60,7 @@ def draw(file: str, title: str, curves: list[Curve], sites: dict[str, Site]) -> 
     figure.tight_layout()
     IMAGES.mkdir(parents=True, exist_ok=True)
     figure.savefig(IMAGES / file, dpi=90, metadata={"Software": None})
-    pyplot.close(figure)
+    plt.close(figure)
 
 
 def told_of_fleet(name: str, story: Fleet, seconds: float) -> None:
@@ -87,12 +87,12 @@ def told_of_fleet(name: str, story: Fleet, seconds: float) -> None:
 
 def draw_fleet(file: str, title: str, stories: dict[str, Fleet]) -> None:
     """The same three things of each, every ten seconds."""
-    import matplotlib
+    import matplotlib as mpl
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
 
-    figure, axes = pyplot.subplots(3, 1, figsize=(9, 8.4), sharex=True)
+    figure, axes = plt.subplots(3, 1, figsize=(9, 8.4), sharex=True)
     moments = range(0, int(fleet.END), 10)
     minutes = [moment / 60 for moment in moments]
     for (name, story), colour in zip(stories.items(), ("#c0392b", "#1f6fb2"), strict=False):
@@ -115,7 +115,7 @@ def draw_fleet(file: str, title: str, stories: dict[str, Fleet]) -> None:
     axes[2].set_xlabel("minutes of virtual time")
     figure.tight_layout()
     figure.savefig(IMAGES / file, dpi=90, metadata={"Software": None})
-    pyplot.close(figure)
+    plt.close(figure)
 
 
 def main() -> int:
