@@ -14,12 +14,14 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.fuzz.targets import TARGETS, WORDS, corpus_file, known, seeds
 from tests.support.verdicts import is_complete
+from tests.fuzz.targets import TARGETS, WORDS, corpus_file, known, longest, seeds
 
 ROOT = Path(__file__).resolve().parents[2]
 WORK = ROOT / "build" / "fuzz"
-FOUND = 77  # libFuzzer's exit code for a target that raised
+# libFuzzer's exit codes that are a finding: the target raised, took longer than SLOW, or more memory than it may (2 GB).
+FOUND = {77: "broke a promise", 70: "did not come to an end", 71: "took too much memory"}
+SLOW = 5  # seconds for one input; the longest take a few milliseconds
 
 
 def main() -> int:
@@ -46,27 +48,28 @@ def run(name: str, seconds: int, *, merges: bool) -> bool:
             directory.mkdir()
         for number, seed in enumerate([*seeds(name), *known(name)]):
             (grown / str(number)).write_bytes(seed)
-        options = [f"-max_total_time={seconds}", f"-artifact_prefix={crashes}/", f"-dict={WORK}/words", "-max_len=600"]
-        is_broken = finds(name, [*options, str(grown)])
+        limits = [f"-max_total_time={seconds}", f"-max_len={longest(name)}", f"-timeout={SLOW}"]
+        options = [*limits, f"-artifact_prefix={crashes}/", f"-dict={WORK}/words"]
+        finding = finds(name, [*options, str(grown)])
         for crash in crashes.iterdir():
-            print(f"fuzz: {name} broke a promise. Mend lbd, and add this line to {corpus_file(name).relative_to(ROOT)}:")
+            print(f"fuzz: {name} {finding}. Mend lbd, and add this line to {corpus_file(name).relative_to(ROOT)}:")
             print(repr(crash.read_bytes()))
-        if merges and not is_broken:
+        if merges and not finding:
             finds(name, ["-merge=1", str(least), str(grown)])
             kept = sorted({file.read_bytes() for file in least.iterdir()} - set(seeds(name)))
             corpus_file(name).write_text("".join(f"{data!r}\n" for data in kept))
-    return is_broken
+    return bool(finding)
 
 
-def finds(name: str, arguments: list[str]) -> bool:
-    """Runs libFuzzer. SystemExit: it could not run."""
+def finds(name: str, arguments: list[str]) -> str:
+    """Runs libFuzzer: what an input did, or "". SystemExit: it could not run."""
     environment = {**os.environ, "LBD_PURE": "1"}  # coverage sees Python code only
     if name == "twins":
         del environment["LBD_PURE"]  # the scanner is compiled; strict.py, which it is compared with, is never
     done = subprocess.run([sys.executable, "-m", "tests.fuzz.fuzzer", name, *arguments], cwd=ROOT, env=environment, check=False)
-    if done.returncode not in (0, FOUND):
+    if done.returncode and done.returncode not in FOUND:
         sys.exit(f"fuzz: the fuzzer did not run: exit code {done.returncode}; what it says is above")
-    return done.returncode == FOUND
+    return FOUND.get(done.returncode, "")
 
 
 sys.exit(main())

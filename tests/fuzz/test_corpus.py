@@ -36,3 +36,32 @@ def test_without_atheris_it_says_so(complete: str, status: int, tmp_path: Path) 
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (status, "")
     assert "skipped, atheris is not installed" in done.stdout
+
+
+FUZZER = """
+import contextlib
+
+instrument_imports = lambda include: contextlib.nullcontext()
+
+def Setup(arguments, target):
+    assert "-timeout=5" in arguments and "-max_len=20000" in arguments
+    prefix = next(word.partition("=")[2] for word in arguments if word.startswith("-artifact_prefix="))
+    open(prefix + "found", "wb").write(b"what was tried")
+
+def Fuzz():
+    raise SystemExit({code})
+"""
+
+
+@pytest.mark.parametrize(("code", "told"), [
+    (77, "http2 broke a promise"), (70, "http2 did not come to an end"), (71, "http2 took too much memory"), (1, "the fuzzer did not run"),
+])  # fmt: skip
+def test_what_the_fuzzer_ends_with_is_told(tmp_path: Path, code: int, told: str) -> None:
+    """A hang is a finding, with what it was that hung."""
+    (tmp_path / "atheris.py").write_text(FUZZER.format(code=code))
+    command = [sys.executable, "-m", "tests.fuzz", "--seconds", "1", "--target", "http2"]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert told in done.stdout + done.stderr
+    assert ("b'what was tried'" in done.stdout) is (code != 1)
