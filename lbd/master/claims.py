@@ -37,12 +37,12 @@ class Place(NamedTuple):
 class Claims:
     """Who listens where."""
 
-    def __init__(self, bounds: Iterable[Bound] = ()) -> None:
-        """`bounds` stay, and have their places."""
+    def __init__(self, staying: Iterable[tuple[BindPolicy, Bound]] = ()) -> None:
+        """Who is there, and stays as this policy."""
         self._held: dict[tuple[int, int], dict[str, BindPolicy]] = {}
-        for bound in bounds:
-            if not bound.policy.bind.startswith("unix:"):
-                self._hold(bound.policy, place_of(bound.policy, bound.sockets[0]))
+        for policy, bound in staying:
+            if not policy.bind.startswith("unix:"):
+                self._hold(policy, place_of(policy, bound.sockets[0]))
 
     def claim_address(self, policy: BindPolicy, family: int, host: str, port: int) -> None:
         """EnvironmentFault: somebody has it."""

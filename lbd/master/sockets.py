@@ -74,7 +74,8 @@ class Sockets:
         """Opens what is not open yet; EnvironmentFault, for all that cannot be opened: nothing has changed. `doors` are open already."""
         opened: dict[str, Bound] = {}
         faults = Faults()
-        claims = Claims((*doors, *(bound for bind, bound in self._bounds.items() if bind in wanted)))
+        staying = [(wanted[bind], bound) for bind, bound in self._bounds.items() if bind in wanted]
+        claims = Claims([*((door.policy, door) for door in doors), *staying])
         try:
             for bind, policy in sorted(wanted.items(), key=lambda item: item[0] not in self._handover.binds):  # it listens already
                 if bind not in self._bounds or self._bounds[bind].is_lost:

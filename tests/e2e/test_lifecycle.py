@@ -467,6 +467,12 @@ def test_sockets_from_the_service_manager(origin: ScriptedOrigin, tmp_path: Path
         with Daemon(arguments, tmp_path, name="lbd", environment={"PYTHONPATH": str(ROOT)}, pass_fds=[held.fileno()]) as lbd:
             lbd.wait_for_log("ready: lbd")
             assert [get(port).status for _ in range(5)] == [200] * 5
+            # The same socket by another word would be served by either bind, by lot.
+            again = "fd:web" if bind == "fd:3" else "fd:3"
+            (tmp_path / "lb.toml").write_text(text.replace(f'["{bind}"]', f'["{bind}", "{again}"]'))
+            lbd.signal(signal.SIGHUP)
+            lbd.wait_for_log(rf'bind\[2\]: cannot listen on {again}: its socket is where "{bind}" of listener.web.bind\[1\] listens')
+            assert [get(port).status for _ in range(5)] == [200] * 5
             lbd.signal(signal.SIGTERM)
             assert lbd.wait() == 0
         # The socket is its holder's, and still listens: a connection waits there for the next lbd.
