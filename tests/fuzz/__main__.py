@@ -14,8 +14,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.support.verdicts import is_complete
 from tests.fuzz.targets import TARGETS, WORDS, corpus_file, known, longest, seeds
+from tests.support.verdicts import is_complete
 
 ROOT = Path(__file__).resolve().parents[2]
 WORK = ROOT / "build" / "fuzz"
