@@ -32,13 +32,12 @@ import trio
 
 from tests.chaos.clients import Clients
 from tests.chaos.schedule import plan
-from tests.chaos.storm import Site
+from tests.chaos.storm import GROWTH, Site
 from tests.chaos.tally import SHOWN, Troubles
 from tests.support.chaos import Rest, at_rest
 
 ORIGINS, WORKERS = 5, 2
 WARM_UP = 3.0
-GROWTH = 24 << 20  # bytes of memory: what allocators keep of the height of a storm of large bodies
 MORE_FDS = 4
 
 
@@ -99,7 +98,7 @@ def chaos(directory: Path, seconds: float, seed: int, *, verbose: bool = False, 
         print(", ".join(f"{kind} {times}" for kind, times in sorted(site.counts.items())))
         print(f"before: {before}\nafter:  {after}")
         wrong = judge(site, clients, before, after)
-        site.lbd.end()
+        site.lbd.stop()
         return wrong
 
 

@@ -13,13 +13,12 @@ import trio
 
 from tests.chaos.attackers import attack
 from tests.chaos.origin import ChaosOrigin
-from tests.support import procfs
 from tests.support.certificates import Authority
 from tests.support.grpc_origin import GrpcOrigin
 from tests.support.names import can_mount, mounts
 from tests.support.patience import PATIENCE
 from tests.support.ports import free_ports
-from tests.support.processes import LbdDaemon, wait_until
+from tests.support.processes import LbdDaemon
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,10 +28,11 @@ if TYPE_CHECKING:
     from tests.chaos.schedule import Event
     from tests.chaos.tally import Troubles
 
-__all__ = ["Site"]
+__all__ = ["GROWTH", "Site"]
 
 NAME = "origins.chaos"
 BALANCES = ("round-robin", "least-requests", "power-of-two", "random", "consistent-hash", "maglev", "peak-ewma")
+GROWTH = 24 << 20  # bytes of memory: what allocators keep of the height of a storm of large bodies
 LOOK = 0.1  # seconds between two looks at what comes of it
 NOTICED = 1.0  # seconds in which everybody has noticed that a worker is dead
 GRACE = 0.5  # seconds in which what a trouble has done may still be seen
@@ -90,20 +90,6 @@ outlier = { ejection = "2s" }
 """
 
 
-class ChaosLbd(LbdDaemon):
-    """A daemon that may be another process after an upgrade."""
-
-    def master(self) -> int:
-        return int(self.json("/api/v1/status")["pid"])
-
-    def end(self) -> None:
-        """Of whoever is the master now."""
-        pid = self.master()
-        os.kill(pid, signal.SIGTERM)
-        wait_until(lambda: not procfs.is_alive(pid), "the end of the master", 30)
-        self.stop()
-
-
 class Site:
     """Five origins and a daemon in front of them."""
 
@@ -136,7 +122,8 @@ class Site:
         if self.has_names:
             self.say_names(known=True)
             self.under = ("unshare", "-m", "sh", "-c", f'{mounts(directory)} && exec "$@"', "sh")
-        self.lbd = ChaosLbd(self.text(0), directory, under=self.under)
+        self.lbd = LbdDaemon(self.text(0), directory, under=self.under)
+        self.lbd.growth = GROWTH
         stack.callback(self.lbd.stop)
         self.lbd.wait_ready(30)
 

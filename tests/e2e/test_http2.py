@@ -102,6 +102,7 @@ def started(files: NginxOrigin, directory: Path, origin: ScriptedOrigin | Stalli
     with contextlib.ExitStack() as stack:
         origin = origin or stack.enter_context(ScriptedOrigin())
         lbd = stack.enter_context(start_lbd(config(origin, files, directory, ports), directory, pure=pure))
+        lbd.growth = 32 << 20  # a thousand streams at once, and bodies of megabytes on hundreds
         yield Lab(lbd, origin, ports[0], ports[1])
         assert lbd.metric("lbd_faults_total") == 0
         wait_until(lambda: lbd.metric("lbd_http2_streams") == 0, "the last stream to end")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import time
 from typing import TYPE_CHECKING
@@ -53,12 +52,6 @@ def pid_of(lbd: LbdDaemon) -> int:
     return pid
 
 
-def stop(pid: int) -> None:
-    """A master that is no child of ours."""
-    os.kill(pid, signal.SIGTERM)
-    wait_until(lambda: not procfs.is_alive(pid), "the new master's end")
-
-
 def test_a_new_master_takes_over(origin: ScriptedOrigin, tmp_path: Path) -> None:
     port, admin = free_ports(2)
     unix = tmp_path / "lbd.sock"
@@ -74,13 +67,12 @@ def test_a_new_master_takes_over(origin: ScriptedOrigin, tmp_path: Path) -> None
             assert get(str(unix)).status == 200
             served += 1
             assert time.monotonic() - begin < 20
-        new = pid_of(lbd)
         assert served > 0
         assert slow.response().body == b"slow\n"
         assert lbd.wait(10) == 0
-        assert len(procfs.children(new)) == 3
+        assert len(procfs.children(pid_of(lbd))) == 3
         assert [get(address).status for address in (port, str(unix), port)] == [200] * 3
-        stop(new)
+        lbd.stop()
         assert not unix.exists()
 
 
@@ -100,7 +92,7 @@ def test_an_upgrade_that_fails_changes_nothing(origin: ScriptedOrigin, tmp_path:
         wait_until(lambda: pid_of(lbd) not in (0, lbd.pid), "the new master", 20)
         assert lbd.wait(10) == 0
         assert get(port).status == 200
-        stop(pid_of(lbd))
+        lbd.stop()
 
 
 def test_a_new_master_whose_predecessor_dies_makes_room_for_another(origin: ScriptedOrigin, tmp_path: Path) -> None:
@@ -126,4 +118,4 @@ def test_a_reload_during_an_upgrade_is_done_by_the_new_one(origin: ScriptedOrigi
         assert lbd.wait(20) == 0
         wait_until(lambda: pid_of(lbd) not in (0, lbd.pid), "the new master", 20)
         lbd.wait_for_log("reloaded, generation 2: nothing has changed")
-        stop(pid_of(lbd))
+        lbd.stop()

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from lbd.master.overlay import parse_overlays
-from tests.support import procfs
 from tests.support.http import Downstream, get
 from tests.support.origins import ScriptedOrigin
 from tests.support.ports import free_ports
@@ -371,8 +370,7 @@ def test_changes_outlive_restarts_kills_and_upgrades(tmp_path: Path) -> None:
             assert parse_overlays((rig.state / "overlays.json").read_bytes())[0].endpoint == two.address
             rig.wait_for_origins("one", "two", "three")
         finally:
-            os.kill(fourth, signal.SIGTERM)
-            wait_until(lambda: not procfs.is_alive(fourth), "the end")
+            third.stop()
     finally:
         rig.stop()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,7 +12,8 @@ from lbd.master.reload import compare
 from tests.support.chaos import SHAPE, ChangingText
 from tests.support.http import Downstream, Ended, get
 from tests.support.origins import NginxOrigin, ScriptedOrigin
-from tests.support.processes import find_program
+from tests.support.ports import free_ports
+from tests.support.processes import LbdDaemon, begin_with, find_program, start_lbd
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -102,3 +104,58 @@ def test_every_change_of_a_changing_text_is_one_of_endpoints_routes_or_binds(tmp
             report = compare(before, after, 1)
             assert any(report.kinds[kind] for kind in SHAPE), report.line()
             before = after
+
+
+LEAKY = """
+import sys
+if "lbd.worker" in sys.orig_argv:
+    import trio
+    import lbd.proxy.exchange as exchange
+    kept, finish = [], exchange.Exchange.finish
+
+    def leak(self):
+        finish(self)
+        {leak}
+
+    exchange.Exchange.finish = leak
+"""
+LEAKS = {
+    "a task for each request": ("trio.lowlevel.spawn_system_task(trio.sleep_forever)", "tasks, more than 14"),
+    "memory": ("kept.append(b'x' * (1 << 20))", "KiB, more than"),
+    "descriptors": ("kept.append(open('/dev/null'))", "other descriptors, more than"),
+    "sockets": ("import socket; kept.append(socket.socket())", "sockets, more than"),
+}
+
+
+def leaky(directory: Path, leak: str, origin: ScriptedOrigin, port: int, admin: int, token: str = "") -> LbdDaemon:
+    text = f"""
+[lbd]
+workers = 1
+[admin]
+bind = "127.0.0.1:{admin}"
+{token}
+[listener.web]
+bind = "127.0.0.1:{port}"
+cluster = "web"
+[cluster.web]
+endpoints = ["{origin.address}"]
+"""
+    program = LEAKY.format(leak=leak)
+    return start_lbd(text, directory, pure=True, environment=begin_with(directory, program))
+
+
+@pytest.mark.parametrize("leak", LEAKS)
+def test_a_daemon_that_leaks_fails_its_test(origin: ScriptedOrigin, tmp_path: Path, leak: str) -> None:
+    """Also where a token guards what is asked of it, and after an upgrade."""
+    port, admin = free_ports(2)
+    program, told = LEAKS[leak]
+    lbd = leaky(tmp_path, program, origin, port, admin, 'token = "secret"' if leak == "sockets" else "")
+    if leak == "descriptors":
+        lbd.signal(signal.SIGUSR2)
+        assert lbd.wait() == 0
+    for _ in range(30):
+        assert get(port).status == 200
+    with pytest.raises(TimeoutError, match=told):
+        lbd.stop()
+    assert not lbd.is_running()
+    assert not lbd.successor()

@@ -24,12 +24,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from tests.support import procfs
+from tests.support.http import get
+from tests.support.leaks import GAUGED, GROWTH, leaks, look_at
 from tests.support.patience import PATIENCE
 from tests.support.ports import is_listening
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from types import TracebackType
+
+    from tests.support.leaks import Footprint
 
 __all__ = [
     "Daemon",
@@ -48,10 +52,7 @@ __all__ = [
 ROOT = Path(__file__).resolve().parent.parent.parent
 # As many descriptors as the machine allows: 10,000 connections need 20,000 in a balancer.
 NO_FILE_LIMIT = "ulimit -n $(ulimit -Hn); "
-UNDER_WAY = ("lbd_downstream_connections{", "lbd_endpoint_inflight{", "lbd_tunnels{", "lbd_http2_streams{")
-QUIET = 10.0  # seconds until all of these are 0, once the last client is gone
-MOST_MEMORY = 400 << 20  # bytes of a worker after any test; none needs half of it
-MOST_THREADS = 16  # of a worker: two write logs, and trio keeps those of its errands for a while
+QUIET = 10.0  # seconds until nothing is left of what a test has done, once the last client is gone
 
 
 def find_program(name: str) -> str | None:
@@ -185,11 +186,14 @@ class Daemon:
 class LbdDaemon(Daemon):
     """An lbd with its configuration in directory/lb.toml, and the admin listener's answers.
 
-    Each one that is stopped is looked at for what it has left behind, before and after (`check_leaks`). A test that stops it while
-    something is under way, or does worse to it, says so: `lbd.leaks = "why it may"`.
+    Each one that is stopped is looked at for what it has left behind, before and after (`check_leaks`), and so is the master that an
+    upgrade has put in its place. A test that stops it while something is under way, or does worse to it, says so: `lbd.leaks = "why it
+    may"`; one that needs more memory sets `lbd.growth`.
     """
 
     leaks = ""
+    growth = GROWTH
+    begun: Footprint | None = None  # when it was ready
 
     def __init__(
         self,
@@ -217,37 +221,69 @@ class LbdDaemon(Daemon):
         )
 
     def stop(self, timeout: float = PATIENCE) -> int:
-        is_to_be_checked = self.is_running() and not self.leaks and sys.exc_info()[0] is None
+        """Its exit status; the master that has come after it is ended too."""
+        is_to_be_checked = not self.leaks and sys.exc_info()[0] is None
+        successor = self.successor()
         start = self.log_path.stat().st_size
         try:
-            if is_to_be_checked:
+            if is_to_be_checked and (self.is_running() or successor):
                 self.check_leaks()
         finally:
+            if successor:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(successor, signal.SIGTERM)
+                wait_until(lambda: not procfs.is_alive(successor), "the successor's end", timeout)
             status = super().stop(timeout)
         if is_to_be_checked and (found := re.search("a bug: .* left over.*", self.log()[start:])):
             raise AssertionError(f"{self.name}: {found[0]}")
         return status
 
-    def check_leaks(self) -> None:
-        """Waits until nothing is under way any more; fails with what is. Without an admin listener that answers there is nothing to ask."""
-        try:
-            wait_until(lambda: not self._under_way(), "nothing to be under way", QUIET)
-        except TimeoutError:
-            raise TimeoutError(f"{self.name}: nobody is connected, but: {self._under_way()}") from None
-        except OSError:
-            return
-        for pid in procfs.children(self.pid):
-            assert procfs.rss_of(pid) < MOST_MEMORY, f"worker {pid} has {procfs.rss_of(pid) >> 20} MiB"
-            assert len(os.listdir(f"/proc/{pid}/task")) < MOST_THREADS, f"worker {pid} has many threads"
+    def master(self) -> int:
+        """Who answers: after an upgrade it is no child of ours."""
+        return int(self.json("/api/v1/status")["pid"])
 
-    def _under_way(self) -> dict[str, float]:
-        return {name: value for name, value in self.metrics().items() if name.startswith(UNDER_WAY) and value}
+    def successor(self) -> int:
+        """The master that an upgrade has brought; 0: there is none."""
+        if "upgrading: starting a new master" not in self.log():
+            return 0
+        try:
+            pid = self.master()
+        except (OSError, ValueError, KeyError, IndexError):  # nobody is there
+            return 0
+        return pid if pid != self.pid and str(self.config) in procfs.command_of(pid) else 0
+
+    def check_leaks(self) -> None:
+        """Waits until there is nothing more than there was; fails with what is. One that was never ready cannot be compared."""
+        found: list[str] = []
+
+        def is_clean() -> bool:
+            assert self.begun is not None
+            try:
+                found[:] = leaks(self.begun, look_at(self), self.growth)
+            except OSError as error:
+                found[:] = [f"{self.admin} does not say: {error!r}"]
+            return not found
+
+        if self.begun is None:
+            return
+        with contextlib.suppress(OSError):
+            if look_at(self).may_show_leaks:
+                time.sleep(GAUGED)  # what the gauges say now may be from before the last request
+        try:
+            wait_until(is_clean, "nothing to be left", QUIET)
+        except TimeoutError:
+            raise TimeoutError(f"{self.name} leaks, or somebody is still connected: {'; '.join(found)}") from None
 
     @property
     def admin(self) -> str:
         """Host and port, as the configuration has them."""
         match = re.search(r"^\[admin\][^\[]*?^bind\s*=\s*\"([^\"]+)\"", self.config.read_text(), re.MULTILINE | re.DOTALL)
         return match[1] if match else "127.0.0.1:9901"
+
+    @property
+    def token(self) -> str:
+        match = re.search(r"^\[admin\][^\[]*?^token\s*=\s*\"([^\"]+)\"", self.config.read_text(), re.MULTILINE | re.DOTALL)
+        return match[1] if match else ""
 
     def rewrite(self, text: str) -> None:
         """In one step, as an operator's tool should: a reload never reads half a file."""
@@ -267,7 +303,11 @@ class LbdDaemon(Daemon):
         return sum(value for name, value in self.metrics().items() if name.startswith("lbd_reloads_total{"))
 
     def ask(self, path: str, timeout: float = PATIENCE) -> bytes:
-        with urllib.request.urlopen(f"http://{self.admin}{path}", timeout=timeout) as answer:
+        fields = {"Authorization": f"Bearer {self.token}"} if self.token else {}
+        if self.admin.startswith("unix:"):
+            return get(self.admin.removeprefix("unix:"), path, {"Connection": "close", **fields}, timeout).body
+        question = urllib.request.Request(f"http://{self.admin}{path}", headers=fields)
+        with urllib.request.urlopen(question, timeout=timeout) as answer:
             body: bytes = answer.read()
             return body
 
@@ -292,6 +332,8 @@ class LbdDaemon(Daemon):
             self.stop()
             error.add_note(self.log()[-4000:])
             raise
+        if self.begun is None:
+            self.begun = look_at(self)
         return self
 
     def metrics(self) -> dict[str, float]:

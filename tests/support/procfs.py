@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["Cpu", "children", "cpu_of", "family", "is_alive", "open_fds", "rss_of", "run_time"]
+__all__ = ["Cpu", "children", "command_of", "cpu_of", "family", "fd_kinds", "is_alive", "open_fds", "rss_of", "run_time", "threads_of"]
 
 TICK = 1.0 / os.sysconf("SC_CLK_TCK")
 
@@ -67,6 +68,28 @@ def rss_of(pid: int) -> int:
 
 def open_fds(pid: int) -> int:
     return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def fd_kinds(pid: int) -> Counter[str]:
+    """How many descriptors are of each kind: "socket", "pipe", "anon_inode", and "" for files."""
+    kinds: Counter[str] = Counter()
+    for fd in Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            kinds[os.readlink(fd).rpartition(":")[0]] += 1
+        except FileNotFoundError:  # closed meanwhile
+            continue
+    return kinds
+
+
+def threads_of(pid: int) -> int:
+    return len(os.listdir(f"/proc/{pid}/task"))
+
+
+def command_of(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
 
 
 def is_alive(pid: int) -> bool:
