@@ -61,7 +61,8 @@ class Http1Connection:
                     await exchange.run()
                 finally:
                     exchange.finish()
-                if downstream.requests % STEPS == 0:  # requests may be there as fast as we answer them
+                # Requests may be there as fast as we answer them.
+                if downstream.requests % STEPS == 0 or (downstream.buffer and self.reactor.is_turn_over()):
                     self.fiber.disarm()
                     await self.reactor.yield_turn()
         except ProxyError as error:

@@ -9,11 +9,15 @@ from typing import TYPE_CHECKING
 import pytest
 
 from lbd.core.fiber import Expired
+from lbd.core.memory import memory_stream_pair
 from lbd.core.pipes import KEPT, LARGEST, USEFUL, PipePool
 from lbd.core.splice import splice
 from tests.core.reactors import KINDS, pair_of, recv_all, recv_some, result_of, running
 
 if TYPE_CHECKING:
+    from trio.testing import MockClock
+
+    from lbd.core.fiber import Fiber
     from lbd.core.reactor import Reactor
     from lbd.core.stream import Stream
 
@@ -282,3 +286,32 @@ def test_one_who_has_too_many_pages_gets_smaller_pipes_or_none(allowed: int, is_
     if pipe is not None:
         pool.give(pipe, is_empty=True)
     pool.close()
+
+
+async def test_a_copy_whose_steps_take_long_lets_others_through(autojump_clock: MockClock) -> None:
+    """Of TLS, whose every window is enciphered: a turn's time counts, not only steps."""
+    async with running(has_sockets=False) as reactor:
+        origin, source = memory_stream_pair(reactor, buffer=len(DATA))
+        sink, reader = memory_stream_pair(reactor, buffer=len(DATA))
+        took = [0]
+
+        def moved(count: int) -> None:
+            took[-1] += count
+            autojump_clock.jump(0.0004)
+
+        async def watch() -> None:
+            while sum(took) < len(DATA):
+                took.append(0)
+                await reactor.yield_turn()
+
+        origin.send(DATA)
+        watching = reactor.spawn(watch(), "watch")
+        assert await result_of(reactor, splice(source, sink, len(DATA), WINDOW, moved)) == len(DATA)
+        await result_of(reactor, wait_for(watching))
+        assert max(took) <= 3 * WINDOW  # of 0.4 ms each: a turn's time and no more than the step that ends it
+        for stream in (origin, source, sink, reader):
+            stream.close()
+
+
+async def wait_for(fiber: Fiber) -> None:
+    await fiber.done.wait()
