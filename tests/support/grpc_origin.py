@@ -55,7 +55,7 @@ class GrpcOrigin(Daemon):
         self.port = port or free_port()
         root = Path(__file__).resolve().parents[2]
         command: list[str | Path] = [sys.executable, "-m", "tests.support.grpc_origin", str(self.port), name, *(pair or ())]
-        environment = {"PYTHONPATH": str(root), "PYTHONUNBUFFERED": "1", LEDGER: str(ledger or "/dev/null")}
+        environment = {"PYTHONPATH": str(root), "PYTHONUNBUFFERED": "1", LEDGER: str(ledger or os.devnull)}
         super().__init__(command, directory, name=f"grpc-{name}", environment=environment)
 
     def __enter__(self) -> Self:
@@ -70,7 +70,7 @@ class Echo(grpc.GenericRpcHandler):  # type: ignore[misc]  # the package has no 
     def __init__(self, name: str) -> None:
         self.name = name
         self.cancelled = 0
-        self.ledger = os.open(os.environ[LEDGER], os.O_WRONLY | os.O_APPEND)
+        self.ledger = os.open(os.environ.get(LEDGER, os.devnull), os.O_WRONLY | os.O_APPEND)
         self.standing = {"": 1, "shop.Cart": 1}
         unary, stream = grpc.unary_unary_rpc_method_handler, grpc.unary_stream_rpc_method_handler
         self.methods = {
