@@ -193,6 +193,7 @@ class LbdDaemon(Daemon):
 
     leaks = ""
     growth = GROWTH
+    quiet = QUIET
     begun: Footprint | None = None  # when it was ready
 
     def __init__(
@@ -270,7 +271,7 @@ class LbdDaemon(Daemon):
             if look_at(self).may_show_leaks:
                 time.sleep(GAUGED)  # what the gauges say now may be from before the last request
         try:
-            wait_until(is_clean, "nothing to be left", QUIET)
+            wait_until(is_clean, "nothing to be left", self.quiet)
         except TimeoutError:
             raise TimeoutError(f"{self.name} leaks, or somebody is still connected: {'; '.join(found)}") from None
 
