@@ -22,8 +22,8 @@ HANDSHAKE_RECORD, CLIENT_HELLO = 22, 1
 LARGEST_RECORD = 1 << 14
 SERVER_NAME, ALPN = 0, 16
 NAME = re.compile(rb"[A-Za-z0-9_.-]{1,255}")
-# The extension server_name has three lengths in one another: its own, the list's, the name's; kinds are 0.
-NAME_LENGTHS = re.compile(rb"(?=\0\0(..)(..)\0(..))", re.DOTALL)
+# The extension server_name has three lengths in one another: its own, the list's, the name's; kinds are 0. OpenSSL takes no name above 255.
+NAME_LENGTHS = re.compile(rb"(?=\0\0([\0\1].)([\0\1].)\0(\0.))", re.DOTALL)
 
 
 class ClientHello(NamedTuple):
