@@ -35,6 +35,7 @@ from tests.chaos.schedule import plan
 from tests.chaos.storm import GROWTH, Site
 from tests.chaos.tally import SHOWN, Troubles
 from tests.support.chaos import Rest, at_rest
+from tests.support.leaks import KEPT_PIPES
 
 ORIGINS, WORKERS = 5, 2
 WARM_UP = 3.0
@@ -69,7 +70,7 @@ def judge(site: Site, clients: Clients, before: Rest, after: Rest) -> list[str]:
     answered = {identity for tally in clients.tallies for identity in tally.whole}
     wrong += [f"{identity} was answered, but not carried out" for identity in sorted(answered - set(ledger))[:SHOWN]]
     wrong += [f"{identity} reached an origin" for identity in ledger if "evil" in identity]
-    if after.master_fds > before.master_fds + MORE_FDS or after.worker_fds > before.worker_fds + MORE_FDS:
+    if after.master_fds > before.master_fds + MORE_FDS or after.worker_fds > before.worker_fds + MORE_FDS + KEPT_PIPES:
         wrong.append(f"descriptors grew: {before} -> {after}")
     if after.master_rss > before.master_rss + GROWTH or after.worker_rss > before.worker_rss + GROWTH:
         wrong.append(f"memory grew: {before} -> {after}")

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from random import Random
 
     from tests.chaos.tally import Tally
+    from tests.support.http2 import Answered
 
     Dial = Callable[[], Http2Socket]
 
@@ -78,8 +79,11 @@ class StreamClients(Asking):
     def stream_posts(self, tally: Tally, random: Random) -> None:
         while not self.is_over():
             begin, identity = time.monotonic(), ""
+            goaways: list[tuple[int, int]] = []
+            asked: dict[int, Answered] = {}
             try:
                 with Http2Socket(self.port, timeout=PATIENCE) as connection:
+                    goaways, asked = connection.goaways, connection.answers
                     for _ in range(random.randint(1, 30)):
                         if connection.goaways or self.is_over():
                             break
@@ -89,7 +93,9 @@ class StreamClients(Asking):
             except (OSError, AssertionError) as error:
                 end = time.monotonic()
                 reason = "closed early" if isinstance(error, AssertionError) else type(error).__name__
-                if identity or not self.troubles.worker_died(begin, end):
+                if identity and goaways and asked and max(asked) > goaways[-1][0]:
+                    tally.excused += 1  # it has not been looked at, which GOAWAY says: RFC 9113, 6.8
+                elif identity or not self.troubles.worker_died(begin, end):
                     tally.fail(f"POST {identity or 'connection'}", reason, explained=self.troubles.may_fail(begin, end))
                 time.sleep(NAP)
 

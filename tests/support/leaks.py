@@ -16,7 +16,7 @@ from tests.support import procfs
 if TYPE_CHECKING:
     from tests.support.processes import LbdDaemon
 
-__all__ = ["GAUGED", "GROWTH", "Footprint", "leaks", "look_at"]
+__all__ = ["GAUGED", "GROWTH", "KEPT_PIPES", "Footprint", "leaks", "look_at"]
 
 UNDER_WAY = ("lbd_downstream_connections{", "lbd_endpoint_inflight{", "lbd_tunnels{", "lbd_http2_streams{")
 GROWTH = 16 << 20  # bytes of a worker: what allocators keep of the height of what has happened
