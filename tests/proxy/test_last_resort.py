@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
@@ -16,6 +16,9 @@ from lbd.proxy.listener import ListenerPolicy
 from lbd.routing.route import RoutePolicy
 from lbd.worker.messages import EndpointState
 from tests.support.script import Playbook
+
+if TYPE_CHECKING:
+    from lbd.cluster.endpoint import Endpoint
 
 pytestmark = pytest.mark.usefixtures("autojump_clock")
 
@@ -72,11 +75,18 @@ async def test_its_turn_comes_before_anybodys_second() -> None:
             assert sorted(round_) == sorted(NAMES)
 
 
+def only_the_third_is_up(play: Playbook, max_requests: int = 0) -> tuple[Endpoint, Endpoint]:
+    """And it refuses connections. The other two, of which the first may have so many requests."""
+    states = [EndpointState(name, 1, number, up=number == 2) for number, name in enumerate(NAMES[:3])]
+    play.clusters["web"].update([replace(states[0], max_requests=max_requests), *states[1:]])
+    play.refuse.add("three:3")
+    first, second, _ = play.clusters["web"].endpoints
+    return first, second
+
+
 async def test_it_is_the_one_that_has_least_to_do() -> None:
     async with Playbook(clusters=[cluster(3, panic=0.0)]) as play:
-        play.clusters["web"].update([EndpointState(name, 1, number, up=number == 2) for number, name in enumerate(NAMES[:3])])
-        play.refuse.add("three:3")
-        out, other, _ = play.clusters["web"].endpoints
+        out, other = only_the_third_is_up(play)
         out.begin()
         out.begin()
         other.begin()
@@ -105,10 +115,7 @@ async def test_never_who_has_as_much_as_it_may(count: int) -> None:
 
 async def test_who_has_room_is_taken_before_who_has_less_to_do_and_none() -> None:
     async with Playbook(clusters=[cluster(3, panic=0.0)]) as play:
-        states = [EndpointState(name, 1, number, up=number == 2) for number, name in enumerate(NAMES[:3])]
-        play.clusters["web"].update([replace(states[0], max_requests=1), *states[1:]])
-        play.refuse.add("three:3")
-        full, other, _ = play.clusters["web"].endpoints
+        full, other = only_the_third_is_up(play, max_requests=1)
         full.begin()
         other.begin()
         other.begin()
